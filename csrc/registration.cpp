@@ -1,0 +1,20 @@
+// Every operator's schema, in one file.  Implementations are registered beside their kernels; fake kernels and autograd
+// in Python (visionzip_ext/).  What each operator computes is said in visionzip_ext/ops.py and reference.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(visionzip, m) {
+  m.def(
+      "zip(Tensor hidden, Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True, "
+      "str merge=\"residual\") -> (Tensor tokens, Tensor indices, Tensor assignment)");
+  m.def(
+      "zip_qk(Tensor hidden, Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "str merge=\"residual\", Tensor? lse=None) -> (Tensor tokens, Tensor indices, Tensor assignment)");
+  m.def(
+      "select(Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True) "
+      "-> (Tensor indices, Tensor assignment)");
+  m.def(
+      "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "Tensor? lse=None) -> (Tensor indices, Tensor assignment)");
+  m.def("merge(Tensor x, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
+  m.def("merge_backward(Tensor grad, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
+}

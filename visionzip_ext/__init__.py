@@ -1,0 +1,33 @@
+"""VisionZip as operators: keep the visual tokens that carry the information, merge the rest.
+
+`zip`, `zip_qk`, `select`, `select_qk` and `merge` work on tensors; `compress` and its like on models of Hugging Face
+transformers, which is imported only when one of these is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+from visionzip_ext import _library as _library
+
+_library.load()
+
+from visionzip_ext import _autograd, _fake, _fallback  # noqa: E402, F401  (registrations; the schemas must be loaded)
+from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip, zip_qk  # noqa: E402
+
+__version__ = "0.1.0"
+
+_FOR_MODELS = ("compress", "last_zip", "restore", "supported_models")
+
+__all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk", *_FOR_MODELS]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _FOR_MODELS:
+        return getattr(_import_module("visionzip_ext.integrations.transformers"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FOR_MODELS})

@@ -1,0 +1,172 @@
+"""The operators: thin functions over `torch.ops.visionzip.*` that name their results.
+
+Source: VisionZip (arXiv 2412.04467), Algorithms 1-3. All of them accept float32, float16 and bfloat16, each tensor its
+own, in any layout (those with a unit stride in the last dimension are read in place), work under torch.compile and
+torch.export, and return the same bits for the same image in any batch. Bad input raises RuntimeError and names the
+argument, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk"]
+
+
+class ZipResult(NamedTuple):
+    """What `zip` and `zip_qk` return.
+
+    Attributes:
+        tokens: (B, k + m, C), hidden's dtype: the k kept tokens in their order (CLS first where there is one), then the
+            m merged ones.
+        indices: (B, k) int64, ascending: the tokens kept.
+        assignment: (B, S) int64: the row of `tokens` that each input token went to: 0..k-1 kept, k..k+m-1 merged, -1
+            dropped (only for m = 0).
+    """
+
+    tokens: Tensor
+    indices: Tensor
+    assignment: Tensor
+
+
+class Decision(NamedTuple):
+    """What `select` and `select_qk` return: `indices` and `assignment` as in `ZipResult`."""
+
+    indices: Tensor
+    assignment: Tensor
+
+
+def zip(
+    hidden: Tensor,
+    keys: Tensor,
+    attn: Tensor,
+    k: int = 54,
+    m: int = 10,
+    *,
+    has_cls: bool = True,
+    merge: str = "residual",
+) -> ZipResult:
+    """Keep the k tokens that are attended to most, merge the others into m: score, select, assign and merge in one pass.
+
+    Differentiable in `hidden`.
+
+    Args:
+        hidden: (B, S, C), the select layer's output tokens.
+        keys: (B, S, D), or (B, H, S, D) of which the mean over heads is taken: that layer's keys (section 3.3: the
+            similarity that merging goes by).
+        attn: softmaxed attention (B, H, S, S); or only the CLS rows, one a head (B, H, S); or finished scores (B, S).
+        k: dominant tokens, CLS among them. The defaults 54 + 10 = 64 are the paper's setting for LLaVA-1.5 at 64 tokens.
+        m: contextual (merged) tokens.
+        has_cls: token 0 is CLS: scores are its attention, summed over heads, and it is always kept. Otherwise scores
+            are the mean attention that a token receives from all tokens (section 3.2).
+        merge: "residual", the released implementation: target + mean of the tokens assigned to it; or "mean", the
+            paper's words: the mean over the target and the tokens assigned to it.
+
+    Raises:
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported.
+    """
+    return ZipResult(*torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
+
+
+def zip_qk(
+    hidden: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    k: int = 54,
+    m: int = 10,
+    *,
+    scale: float,
+    has_cls: bool = True,
+    merge: str = "residual",
+    lse: Tensor | None = None,
+) -> ZipResult:
+    """`zip` from the layer's queries and keys, the softmax inside: no (S, S) matrix ever exists.
+
+    So the encoder may run flash or SDPA attention. Memory O(S).
+
+    Args:
+        hidden: (B, S, C), the select layer's output tokens.
+        queries: (B, H, S, D), as attention sees them (after rotary embedding and normalisation).
+        keys: (B, H, S, D), likewise.
+        k: dominant tokens, CLS among them.
+        m: contextual (merged) tokens.
+        scale: the attention's factor on Q K^T, usually D ** -0.5.
+        has_cls: as in `zip`.
+        merge: as in `zip`.
+        lse: (B, H, S) float32, the log-sum-exp of each row of scale * Q K^T, where attention already computed it.
+
+    Raises:
+        RuntimeError: as `zip`.
+    """
+    return ZipResult(
+        *torch.ops.visionzip.zip_qk(
+            hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse
+        )
+    )
+
+
+def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: bool = True) -> Decision:
+    """The decision of `zip` alone; `merge` carries it out on any tensor.
+
+    Args:
+        keys: as in `zip`.
+        attn: as in `zip`.
+        k: dominant tokens, CLS among them.
+        m: contextual (merged) tokens.
+        has_cls: as in `zip`.
+
+    Raises:
+        RuntimeError: as `zip`.
+    """
+    return Decision(*torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
+
+
+def select_qk(
+    queries: Tensor,
+    keys: Tensor,
+    k: int = 54,
+    m: int = 10,
+    *,
+    scale: float,
+    has_cls: bool = True,
+    lse: Tensor | None = None,
+) -> Decision:
+    """The decision of `zip_qk` alone; `merge` carries it out on any tensor.
+
+    Args:
+        queries: as in `zip_qk`.
+        keys: as in `zip_qk`.
+        k: dominant tokens, CLS among them.
+        m: contextual (merged) tokens.
+        scale: as in `zip_qk`.
+        has_cls: as in `zip`.
+        lse: as in `zip_qk`.
+
+    Raises:
+        RuntimeError: as `zip`.
+    """
+    return Decision(*torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
+
+
+def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str = "residual") -> Tensor:
+    """Carry a decision out on another tensor: deep-stack features, positions, a second encoder's windows.
+
+    Differentiable in `x`, to any order.
+
+    Args:
+        x: (B, S, *).
+        assignment: (B, S) int64, from one of the other operators called with the same k and m.
+        k: dominant tokens of that decision.
+        m: contextual tokens of that decision.
+        merge: as in `zip`.
+
+    Returns:
+        (B, k + m, *) in x's dtype.
+
+    Raises:
+        RuntimeError: as `zip`; on the CPU also where `assignment` is not a decision for k and m.
+    """
+    return torch.ops.visionzip.merge(x, assignment, k, m, merge=merge)
