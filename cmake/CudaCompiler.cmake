@@ -1,0 +1,97 @@
+# Finds nvcc and decides whether the CUDA library is built.  Sets
+#
+#   VISIONZIP_CUDA_FOUND            whether it is
+#   VISIONZIP_CUDA_MISSING_REASON   why not, in words for a user; empty if it is
+#   VISIONZIP_CUDA_ARCHITECTURES    what it is compiled for
+#   VISIONZIP_CUDA_VERSION          nvcc's version
+#   VISIONZIP_CUDART                the static CUDA runtime
+#
+# nvcc is looked for in CUDACXX, CUDA_HOME, CUDA_PATH, PATH, and last among the installed Python packages (cuda-toolkit),
+# so that no system-wide CUDA is needed.
+
+set(VISIONZIP_CUDA_FOUND OFF)
+set(VISIONZIP_CUDA_MISSING_REASON "")
+set(VISIONZIP_CUDA_ARCHITECTURES "")
+set(VISIONZIP_CUDA_VERSION "")
+
+# What wheels are built for: Turing to Blackwell, and PTX of the last for what comes after.
+set(default_architectures 75-real 80-real 86-real 89-real 90-real 100-real 120)
+
+macro(visionzip_find_nvcc)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    visionzip_ask_python(site_packages "import sysconfig; print(sysconfig.get_path('purelib'))" "site-packages")
+    find_program(VISIONZIP_NVCC nvcc NO_CACHE NO_DEFAULT_PATH PATHS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
+    find_program(VISIONZIP_NVCC nvcc NO_CACHE NO_DEFAULT_PATH PATHS ENV PATH)
+    find_program(VISIONZIP_NVCC nvcc NO_CACHE NO_DEFAULT_PATH
+      PATHS "${site_packages}/nvidia/cu13/bin" /usr/local/cuda/bin)
+    if(VISIONZIP_NVCC)
+      set(CMAKE_CUDA_COMPILER "${VISIONZIP_NVCC}" CACHE FILEPATH "nvcc")
+    endif()
+  endif()
+  # The Python packages keep their libraries in lib, where nvcc, which looks in lib64, does not find them.  Only CMake's
+  # test of the compiler links with nvcc; our library is linked by the C++ compiler, and names its libraries in full.
+  cmake_path(GET CMAKE_CUDA_COMPILER PARENT_PATH nvcc_bin)
+  if(EXISTS "${nvcc_bin}/../lib/libcudart_static.a")
+    set(ENV{LIBRARY_PATH} "${nvcc_bin}/../lib:$ENV{LIBRARY_PATH}")
+  endif()
+endmacro()
+
+# The architectures asked for, or those of the default list that this nvcc knows.
+function(visionzip_choose_architectures result)
+  string(REGEX REPLACE "[ ,;]+" ";" architectures "${VISIONZIP_CUDA_ARCHS}")
+  if(architectures)
+    foreach(architecture IN LISTS architectures)
+      if(NOT architecture MATCHES "^[0-9]+[af]?(-real|-virtual)?$")
+        message(FATAL_ERROR
+          "VISIONZIP_CUDA_ARCHS: '${architecture}' is not an architecture.  Expected a list such as '80-real 90': "
+          "a number (90: machine code and PTX), or one with -real (machine code only) or -virtual (PTX only).")
+      endif()
+    endforeach()
+  else()
+    execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch OUTPUT_VARIABLE known)
+    set(architectures ${default_architectures})
+    foreach(architecture IN LISTS default_architectures)
+      string(REGEX MATCH "^[0-9]+" number "${architecture}")
+      if(NOT known MATCHES "compute_${number}\n")
+        message(WARNING "This nvcc cannot compile for ${number}; the CUDA library is built without it")
+        list(REMOVE_ITEM architectures "${architecture}")
+      endif()
+    endforeach()
+  endif()
+  set(${result} "${architectures}" PARENT_SCOPE)
+endfunction()
+
+if(NOT VISIONZIP_WITH_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "VISIONZIP_WITH_CUDA is '${VISIONZIP_WITH_CUDA}'; expected AUTO, ON or OFF")
+endif()
+
+if(VISIONZIP_WITH_CUDA STREQUAL OFF)
+  set(VISIONZIP_CUDA_MISSING_REASON "it was built with VISIONZIP_WITH_CUDA=OFF")
+else()
+  # The architectures are a property of the target; this keeps CMake from asking the machine's GPU for its own.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  visionzip_find_nvcc()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(VISIONZIP_CUDA_FOUND ON)
+    set(VISIONZIP_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
+    visionzip_choose_architectures(VISIONZIP_CUDA_ARCHITECTURES)
+    find_library(VISIONZIP_CUDART cudart_static REQUIRED NO_DEFAULT_PATH
+      PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} "${nvcc_bin}/../lib")
+  elseif(VISIONZIP_NVCC OR DEFINED ENV{CUDACXX})
+    set(VISIONZIP_CUDA_MISSING_REASON "nvcc was found when it was built, but could not compile and link a program")
+  else()
+    set(VISIONZIP_CUDA_MISSING_REASON "no nvcc was found when it was built")
+  endif()
+endif()
+
+if(VISIONZIP_CUDA_FOUND)
+  list(JOIN VISIONZIP_CUDA_ARCHITECTURES " " architectures)
+  message(STATUS "CUDA library: nvcc ${VISIONZIP_CUDA_VERSION}, architectures ${architectures}")
+elseif(VISIONZIP_WITH_CUDA STREQUAL ON)
+  message(FATAL_ERROR "VISIONZIP_WITH_CUDA=ON, but ${VISIONZIP_CUDA_MISSING_REASON}")
+else()
+  message(STATUS "No CUDA library: ${VISIONZIP_CUDA_MISSING_REASON}")
+endif()

@@ -1,0 +1,43 @@
+# What all of our libraries have in common.
+
+# torch's headers ask for C++20.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+# torch is always imported before our libraries are loaded, so its libraries are found by name: no path to them may
+# travel in ours.
+set(CMAKE_SKIP_RPATH ON)
+
+# The oldest torch whose stable ABI we call (2.10): one build serves it and every later one.
+set(VISIONZIP_TORCH_TARGET 0x020a000000000000)
+
+function(visionzip_target_defaults target)
+  set_target_properties(${target} PROPERTIES
+    CXX_VISIBILITY_PRESET hidden
+    CUDA_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON
+    POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/csrc" "${PROJECT_SOURCE_DIR}/csrc/include")
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow>
+    $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${VISIONZIP_WERROR}>>:-Werror>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
+    $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${VISIONZIP_WERROR}>>:--Werror=all-warnings>)
+endfunction()
+
+# A library of operators: torch's stable ABI, and not one exported symbol.  torch finds the operators by the registration
+# that runs when the library is loaded; the linker script also hides std's templates, which -fvisibility does not reach.
+function(visionzip_link_torch target)
+  target_include_directories(${target} SYSTEM PRIVATE "${TORCH_DIR}/include")
+  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=${VISIONZIP_TORCH_TARGET})
+  # libtorch.so itself exports nothing that we call.  It is named for what it depends on: torch's CPU library and, in a
+  # torch with CUDA, the CUDA library, which the torch that we build against may not have.
+  target_link_libraries(${target} PRIVATE
+    -Wl,--no-as-needed "${TORCH_DIR}/lib/libtorch.so" -Wl,--as-needed "${TORCH_DIR}/lib/libtorch_cpu.so")
+  set(hide_all "${PROJECT_SOURCE_DIR}/cmake/hide_all.map")
+  target_link_options(${target} PRIVATE "LINKER:--version-script=${hide_all}")
+  set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${hide_all}")
+endfunction()

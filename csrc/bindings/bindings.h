@@ -1,0 +1,14 @@
+// The parts of the Python module _C, a function each.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace visionzip {
+
+// _C.build_info(): facts of the build.
+void bind_build_info(pybind11::module_& module);
+
+// _C.plan(): how a problem would be computed.
+void bind_plan(pybind11::module_& module);
+
+}  // namespace visionzip

@@ -1,0 +1,7 @@
+#include "bindings/bindings.h"
+
+namespace visionzip {
+
+void bind_plan(pybind11::module_&) {}
+
+}  // namespace visionzip
