@@ -1,0 +1,90 @@
+# Development: each target sets up what it needs (.venv, the pinned requirements, the libraries) and redoes nothing that
+# is up to date.
+#
+#   make demo       the main job: LLaVA-1.5 with compressed visual tokens, on a photograph
+#   make test       the whole test suite                  (PYTEST_ARGS="-k merge" for a part)
+#   make bench      the benchmarks                        (BENCH_ARGS=...)
+#   make lint       ruff and clang-format; make format applies them
+#   make wheel      a wheel in dist/
+#   make test-abi   the libraries, as built, under the newest torch (a CUDA build: 5 GB)
+#   make clean      remove builds; .venv stays
+#
+# PYTHON chooses the Python that .venv is made with; VISIONZIP_WITH_CUDA and VISIONZIP_CUDA_ARCHS are explained in setup.py.
+
+PYTHON ?= python3
+export VISIONZIP_WITH_CUDA ?= AUTO
+export VISIONZIP_CUDA_ARCHS ?=
+export VISIONZIP_WERROR ?= ON
+
+BIN := .venv/bin
+STAMPS := .venv/stamps
+
+native_sources := CMakeLists.txt $(shell find csrc cmake -type f)
+build_definition := pyproject.toml setup.py
+
+.PHONY: demo test bench lint format wheel test-abi setup clean FORCE
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(BIN)/python -m visionzip_ext demo $(DEMO_ARGS)
+
+test: setup
+	$(BIN)/python -m pytest python_tests $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Only what git tracks: a build's own files are nobody's style.
+python_files = $(shell git ls-files '*.py')
+cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+lint: $(STAMPS)/requirements
+	$(BIN)/ruff check $(python_files)
+	$(BIN)/ruff format --check $(python_files)
+	$(BIN)/clang-format --dry-run -Werror $(cpp_files)
+
+format: $(STAMPS)/requirements
+	$(BIN)/ruff check --fix $(python_files)
+	$(BIN)/ruff format $(python_files)
+	$(BIN)/clang-format -i $(cpp_files)
+
+wheel: setup
+	$(BIN)/pip wheel . --no-build-isolation --no-deps --wheel-dir dist
+
+test-abi: setup
+	$(BIN)/python scripts/test_abi.py
+
+setup: $(STAMPS)/libraries
+
+clean:
+	rm -rf build dist *.egg-info visionzip_ext/*.so $(STAMPS)/libraries $(STAMPS)/package
+
+# --- set-up, step by step: a stamp says that a step was done after everything that it depends on last changed ----------
+
+$(STAMPS)/environment:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or later is needed: make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/requirements: $(STAMPS)/environment $(wildcard requirements/*.txt)
+	$(BIN)/pip install --quiet -r requirements/dev.txt
+	@touch $@
+
+# The build's options, rewritten only where they differ from the last build's.
+options := $(VISIONZIP_WITH_CUDA) $(VISIONZIP_CUDA_ARCHS)
+$(STAMPS)/options: $(STAMPS)/environment FORCE
+	@echo '$(options)' | cmp -s - $@ || echo '$(options)' > $@
+
+$(STAMPS)/nvcc: $(STAMPS)/requirements $(STAMPS)/options scripts/ensure_nvcc.sh
+	@scripts/ensure_nvcc.sh $(BIN)/python
+	@touch $@
+
+# Makes visionzip_ext importable from the source tree, which also builds it.
+$(STAMPS)/package: $(STAMPS)/nvcc $(build_definition)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# From then on a change of the sources needs only what depends on them built again.
+$(STAMPS)/libraries: $(STAMPS)/package $(native_sources) $(if $(wildcard visionzip_ext/libvisionzip_cpu.so),,FORCE)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
