@@ -1,0 +1,1 @@
+"""VisionZip inside other people's model libraries."""
