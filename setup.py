@@ -30,6 +30,13 @@ def program(name):
     return found
 
 
+def execute(*command):
+    """Run a command; end here if it fails, so that its own words are the last."""
+    status = subprocess.run(command).returncode
+    if status != 0:
+        raise SystemExit(status)
+
+
 class CMakeBuild(build_ext):
     """Builds every library at once; setuptools' own compilation is not used."""
 
@@ -51,9 +58,9 @@ class CMakeBuild(build_ext):
         if "VISIONZIP_WERROR" in os.environ:
             options["VISIONZIP_WERROR"] = os.environ["VISIONZIP_WERROR"]
         definitions = [f"-D{name}={value}" for name, value in options.items()]
-        subprocess.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *definitions], check=True)
-        subprocess.run([cmake, "--build", build], check=True)
-        subprocess.run([cmake, "--install", build, "--prefix", package], check=True)
+        execute(cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *definitions)
+        execute(cmake, "--build", build)
+        execute(cmake, "--install", build, "--prefix", package)
 
 
 setup(ext_modules=[Extension("visionzip_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -28,6 +28,18 @@ function(visionzip_target_defaults target)
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${VISIONZIP_WERROR}>>:--Werror=all-warnings>)
 endfunction()
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(VISIONZIP_X86 ON)
+endif()
+
+# A CPU kernel, for one instruction set.  What these flags permit (fused multiply-adds, no errno, no floating-point traps)
+# changes no result from one run to another; -ffast-math, which also permits reordering and denies NaN, would.
+# GCC's own AVX-512 intrinsics use deliberately undefined vectors, of which GCC 12 warns where they are inlined.
+function(visionzip_kernel_flags source)
+  set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS
+    "$<$<NOT:$<CONFIG:Debug>>:-O3>;-fno-math-errno;-fno-trapping-math;-ffp-contract=fast;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;${ARGN}")
+endfunction()
+
 # A library of operators: torch's stable ABI, and not one exported symbol.  torch finds the operators by the registration
 # that runs when the library is loaded; the linker script also hides std's templates, which -fvisibility does not reach.
 function(visionzip_link_torch target)

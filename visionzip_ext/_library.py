@@ -25,8 +25,8 @@ cuda_library_error: str | None = None
 def load() -> None:
     """Load the libraries, which registers their operators as ``torch.ops.visionzip.*``.
 
-    Raises ImportError if torch is too old or the CPU library is missing or cannot be loaded.  A CUDA library that cannot
-    be loaded is a warning: CUDA tensors then take the reference path.
+    Raises ImportError if torch is too old or the CPU library is missing or cannot be loaded.  A CUDA library that
+    cannot be loaded is a warning: CUDA tensors then take the reference path.
     """
     global cuda_library_loaded, cuda_library_error
     _require_torch(torch.__version__)

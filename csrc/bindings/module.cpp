@@ -5,5 +5,6 @@
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Facts of the build and launch plans of visionzip_ext";
   visionzip::bind_build_info(module);
+  visionzip::bind_cpu_isa(module);
   visionzip::bind_plan(module);
 }

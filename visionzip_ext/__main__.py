@@ -1,0 +1,35 @@
+"""``python -m visionzip_ext``: the commands ``info`` and ``demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from visionzip_ext import info
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m visionzip_ext", description="VisionZip as PyTorch operators.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    info_parser = commands.add_parser("info", help="what is installed, what was built, and what runs here")
+    info.add_arguments(info_parser)
+    info_parser.set_defaults(run=info.run)
+
+    demo_parser = commands.add_parser("demo", help="LLaVA-1.5 with and without compressed visual tokens, side by side")
+    # The demo brings transformers and more with it, which nothing else should wait for, or need to have installed.
+    if argv[:1] == ["demo"]:
+        from visionzip_ext import demo
+
+        demo.add_arguments(demo_parser)
+        demo_parser.set_defaults(run=demo.run)
+
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
