@@ -1,0 +1,103 @@
+"""What is measured: problems of the sizes that vision-language models have, and the inputs for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator on one problem: B images of S tokens with C channels, H heads of D channels, kept k, merged m."""
+
+    model: str
+    op: str
+    B: int
+    S: int
+    C: int
+    H: int
+    D: int
+    k: int
+    m: int
+    dtype: torch.dtype
+    has_cls: bool = True
+    merge: str = "residual"
+
+    @property
+    def name(self) -> str:
+        """Unique and stable: results of two runs are matched by it."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.op}/{self.model}/B{self.B}-S{self.S}-C{self.C}-H{self.H}-D{self.D}/k{self.k}-m{self.m}/{dtype}"
+
+    @property
+    def scale(self) -> float:
+        """The attention's factor on Q K^T."""
+        return self.D**-0.5
+
+    @property
+    def bytes_moved(self) -> int:
+        """What the operator must read and write at least: every tensor once, but of attention only the rows that count."""
+        element = torch.empty(0, dtype=self.dtype).element_size()
+        hidden, keys = self.S * self.C, self.H * self.S * self.D
+        rows = self.H * (self.D if self.op == "zip_qk" else self.S) * (1 if self.has_cls else self.S)
+        decision = 8 * (self.k + self.S)
+        output = (self.k + self.m) * self.C
+        if self.op == "merge":
+            return self.B * (element * (hidden + output) + 8 * self.S)
+        return self.B * (element * (hidden + keys + rows + output) + decision)
+
+    def inputs(self, device: torch.device, seed: int) -> Inputs:
+        """The operator's tensors: queries and keys are the transposed views that an encoder's projections give."""
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device).to(self.dtype)
+
+        hidden = normal(self.B, self.S, self.C)
+        keys = normal(self.B, self.S, self.H, self.D).transpose(1, 2)
+        if self.op == "zip_qk":
+            return {"hidden": hidden, "queries": normal(self.B, self.S, self.H, self.D).transpose(1, 2), "keys": keys}
+        if self.op == "merge":
+            scores = torch.rand(self.B, self.S, generator=generator, device=device)
+            assignment = torch.ops.visionzip.select(keys, scores, self.k, self.m, has_cls=self.has_cls)[1]
+            return {"hidden": hidden, "assignment": assignment}
+        return {"hidden": hidden, "keys": keys, "attn": self._attention(generator, device)}
+
+    def _attention(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Softmaxed random logits (B, H, S, S), made image by image: a whole batch of float32 logits needs gigabytes."""
+        attn = torch.empty(self.B, self.H, self.S, self.S, dtype=self.dtype, device=device)
+        for image in attn:
+            image.copy_(torch.randn(image.shape, generator=generator, device=device).softmax(-1))
+        return attn
+
+
+CLIP = {"model": "clip-vit-l-336", "S": 577, "C": 1024, "H": 16, "D": 64}
+SIGLIP = {"model": "siglip-so400m-384", "S": 729, "C": 1152, "H": 16, "D": 72, "has_cls": False}
+
+BUDGETS = ((54, 10), (108, 20))  # LLaVA-1.5 at 64 and 128 tokens (tables 8 and 9 of the paper)
+BATCHES = (1, 5, 32)  # one image, LLaVA-NeXT's five tiles, a training batch
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def all_cases() -> list[Case]:
+    """Everything that `python -m benchmarks` measures."""
+    cases = [
+        Case(op="zip", B=B, k=k, m=m, dtype=dtype, **CLIP) for B in BATCHES for dtype in DTYPES for k, m in BUDGETS
+    ]
+    for dtype in DTYPES:
+        cases += [Case(op=op, B=B, k=54, m=10, dtype=dtype, **CLIP) for op in ("zip_qk", "merge") for B in BATCHES]
+        cases += [Case(op="zip_qk", B=B, k=54, m=10, dtype=dtype, **SIGLIP) for B in (1, 5)]
+    return cases
+
+
+def quick_cases() -> list[Case]:
+    """The same operators at sizes that take milliseconds, to try the benchmarks themselves."""
+    tiny = {"model": "tiny", "B": 2, "S": 37, "C": 24, "H": 2, "D": 8, "k": 5, "m": 3, "dtype": torch.float32}
+    return [
+        *(Case(op=op, **tiny) for op in ("zip", "zip_qk", "merge")),
+        Case(op="zip_qk", has_cls=False, **{**tiny, "model": "tiny-mean"}),
+    ]

@@ -1,0 +1,54 @@
+"""A fresh random seed for every run, told when a test fails; the backends as parameters; Hypothesis' settings."""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+
+import hypothesis
+import pytest
+import torch
+from backends import BACKENDS
+
+_SEED_VARIABLE = "VISIONZIP_TEST_SEED"
+_SEED = int(os.environ.get(_SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
+
+# No deadline: the machine may be busy, and a test's first example pays for what torch sets up lazily.
+hypothesis.settings.register_profile("visionzip", deadline=None, derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("visionzip")
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(_SEED)
+
+
+def pytest_report_header() -> str:
+    return f"random seed: {_SEED_VARIABLE}={_SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if report.failed:
+        report.sections.append(("random seed", f"to repeat this test: {_SEED_VARIABLE}={_SEED}"))
+    return report
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`backend`: each implementation; `bitwise_backend`, `dispatched_backend`: those with the property (backends.py)."""
+    for name, chosen in (
+        ("backend", BACKENDS),
+        ("bitwise_backend", [backend for backend in BACKENDS if backend.bitwise]),
+        ("dispatched_backend", [backend for backend in BACKENDS if backend.dispatched]),
+    ):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, chosen, ids=str)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> torch.Generator:
+    """Random numbers of this test alone: the same in any selection of tests with the same seed."""
+    return torch.Generator().manual_seed(_SEED ^ zlib.crc32(request.node.nodeid.encode()))
