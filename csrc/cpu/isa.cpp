@@ -1,0 +1,71 @@
+// Chooses the instruction set at run time: one binary serves every CPU.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace visionzip::cpu {
+
+namespace baseline {
+extern const Kernels table;
+}
+#ifdef VISIONZIP_X86
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
+namespace avx512bf16 {
+extern const Kernels table;
+}
+#endif
+
+namespace {
+
+struct Candidate {
+  const Kernels* table;
+  bool supported;
+};
+
+// Best first.
+std::vector<Candidate> candidates() {
+#ifdef VISIONZIP_X86
+  __builtin_cpu_init();
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return {
+      {&avx512bf16::table, has_avx512 && __builtin_cpu_supports("avx512bf16")},
+      {&avx512::table, has_avx512},
+      {&avx2::table, has_avx2},
+      {&baseline::table, true},
+  };
+#else
+  return {{&baseline::table, true}};
+#endif
+}
+
+const Kernels& choose() {
+  const char* forced = std::getenv("VISIONZIP_CPU_ISA");
+  std::string names;
+  for (const auto& [table, supported] : candidates()) {
+    if (!supported) continue;
+    if (!forced || std::string(forced) == table->name) return *table;
+    names += (names.empty() ? "" : ", ") + std::string(table->name);
+  }
+  throw std::runtime_error(
+      "VISIONZIP_CPU_ISA is \"" + std::string(forced) + "\"; this CPU and build support: " + names);
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace visionzip::cpu

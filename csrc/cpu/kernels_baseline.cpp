@@ -1,0 +1,2 @@
+#define VISIONZIP_ISA baseline
+#include "kernels_body.h"

@@ -1,0 +1,31 @@
+// torch's own thread pool, with exceptions carried out of it unchanged.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdint>
+#include <exception>
+#include <mutex>
+
+namespace visionzip::cpu {
+
+// f(begin, end) over parts of [0, n), each of `grain` units at least.
+template <class F>
+void parallel(int64_t n, int64_t grain, const F& f) {
+  if (n == 0) return;
+  std::exception_ptr failure;
+  std::mutex mutex;
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (...) {  // torch's C interface would keep the error code and lose the words
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
+}
+
+inline int64_t thread_count() { return static_cast<int64_t>(torch::stable::get_num_threads()); }
+
+}  // namespace visionzip::cpu

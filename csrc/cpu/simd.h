@@ -1,0 +1,188 @@
+// One vector of floats of the instruction set that the including file is compiled for (GCC/Clang vector extensions).
+//
+// Everything here lives in a namespace of that instruction set and has internal linkage: the same source is compiled
+// several times, and the linker must never choose one build's function for another's.  For the same reason no function
+// template of the standard library is used in kernel code.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef VISIONZIP_ISA
+#error "define VISIONZIP_ISA (the namespace of this build of the kernels) before including simd.h"
+#endif
+
+namespace visionzip::VISIONZIP_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t HalfBitVec __attribute__((vector_size(kLanes * 2)));
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+constexpr float kInfinity = __builtin_inff();
+
+static inline Vec broadcast(float x) { return x - Vec{}; }
+static inline BitVec bits_of(Vec v) { return reinterpret_cast<BitVec>(v); }
+static inline Vec from_bits(BitVec v) { return reinterpret_cast<Vec>(v); }
+static inline Vec choose(IntVec mask, Vec yes, Vec no) {
+  const BitVec m = reinterpret_cast<BitVec>(mask);
+  return from_bits((bits_of(yes) & m) | (bits_of(no) & ~m));
+}
+
+// ---- load and store ------------------------------------------------------------------------------------------------
+
+static inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline HalfBitVec load_half_bits(const void* p) {
+  HalfBitVec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline Vec load(const BFloat16* p) { return from_bits(__builtin_convertvector(load_half_bits(p), BitVec) << 16); }
+
+#if defined(__AVX512F__)
+static inline Vec widen_half(HalfBitVec h) { return reinterpret_cast<Vec>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h))); }
+static inline HalfBitVec narrow_half(Vec v) {
+  return reinterpret_cast<HalfBitVec>(
+      _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__F16C__)
+static inline Vec widen_half(HalfBitVec h) { return reinterpret_cast<Vec>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(h))); }
+static inline HalfBitVec narrow_half(Vec v) {
+  return reinterpret_cast<HalfBitVec>(
+      _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+// Without a conversion instruction: a half's exponent and mantissa are moved to where a float has them and the bias is
+// mended by a multiplication (normal numbers) or by a subtraction (subnormal ones).
+static inline Vec widen_half(HalfBitVec h) {
+  const BitVec w = __builtin_convertvector(h, BitVec) << 16;
+  const BitVec sign = w & 0x80000000u, magnitude = w + w;
+  const Vec normal = from_bits((magnitude >> 4) + (0xE0u << 23)) * 0x1p-112f;
+  const Vec subnormal = from_bits((magnitude >> 17) | (126u << 23)) - 0.5f;
+  const IntVec is_subnormal = reinterpret_cast<IntVec>(magnitude < (1u << 27));
+  return from_bits(sign | bits_of(choose(is_subnormal, subnormal, normal)));
+}
+static inline HalfBitVec narrow_half(Vec v) {
+  const BitVec w = bits_of(v), sign = w & 0x80000000u, magnitude = w + w;
+  const Vec absolute = from_bits(w & 0x7fffffffu);
+  BitVec bias = magnitude & 0xff000000u;
+  const BitVec small = reinterpret_cast<BitVec>(bias < 0x71000000u);
+  bias = (small & 0x71000000u) | (bias & ~small);
+  const BitVec base = bits_of(from_bits((bias >> 1) + 0x07800000u) + (absolute * 0x1p112f) * 0x1p-110f);
+  const BitVec finite = ((base >> 13) & 0x7c00u) + (base & 0x0fffu);
+  const BitVec nan = reinterpret_cast<BitVec>(magnitude > 0xff000000u);
+  return __builtin_convertvector((sign >> 16) | (nan & 0x7e00u) | (finite & ~nan), HalfBitVec);
+}
+#endif
+
+static inline Vec load(const Half* p) { return widen_half(load_half_bits(p)); }
+
+static inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+static inline void store(Half* p, Vec v) {
+  const HalfBitVec h = narrow_half(v);
+  memcpy(p, &h, sizeof h);
+}
+// Round to nearest even; a NaN stays one.
+static inline void store(BFloat16* p, Vec v) {
+  const BitVec w = bits_of(v);
+  const BitVec nan = reinterpret_cast<BitVec>((w & 0x7fffffffu) > 0x7f800000u);
+  const BitVec rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16, quiet = (w >> 16) | 0x40u;
+  const HalfBitVec h = __builtin_convertvector((nan & quiet) | (rounded & ~nan), HalfBitVec);
+  memcpy(p, &h, sizeof h);
+}
+
+// The first n lanes (n < kLanes); the others are zero, and left alone in memory.
+template <class T>
+static inline Vec load_first(const T* p, int64_t n) {
+  T part[kLanes] = {};
+  memcpy(part, p, static_cast<size_t>(n) * sizeof(T));
+  return load(part);
+}
+template <class T>
+static inline void store_first(T* p, Vec v, int64_t n) {
+  T part[kLanes];
+  store(part, v);
+  memcpy(p, part, static_cast<size_t>(n) * sizeof(T));
+}
+template <class T>
+static inline Vec load_up_to(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_first(p, n);
+}
+template <class T>
+static inline void store_up_to(T* p, Vec v, int64_t n) {
+  if (n >= kLanes) {
+    store(p, v);
+  } else {
+    store_first(p, v, n);
+  }
+}
+
+// ---- arithmetic ----------------------------------------------------------------------------------------------------
+
+// The larger; b where either is NaN.
+static inline Vec max(Vec a, Vec b) { return choose(a > b, a, b); }
+
+// Lanes are added in a fixed tree.
+#if defined(__AVX512F__)
+static inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v)); }
+#else
+static inline float sum_lanes(Vec v) {
+  float lane[kLanes];
+  memcpy(lane, &v, sizeof lane);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+  }
+  return lane[0];
+}
+#endif
+static inline float max_lanes(Vec v) {  // NaN where there is one
+  float lane[kLanes];
+  memcpy(lane, &v, sizeof lane);
+  float most = lane[0];
+  for (int i = 1; i < kLanes; i++) most = lane[i] > most || lane[i] != lane[i] ? lane[i] : most;
+  return most;
+}
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2^x, relative error below 2e-7; NaN stays NaN, and x below -125 gives 2^-125.  x is rounded to an integer by adding
+// 1.5 * 2^23; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative minimax, 7.5e-8); the integer is
+// added to the result's exponent.
+static inline Vec exp2(Vec x) {
+  x = max(broadcast(-125.f), x);
+  x = choose(x > broadcast(127.f), broadcast(127.f), x);
+  const Vec shifted = x + 12582912.f, f = x - (shifted - 12582912.f);
+  Vec p = f * 1.327647245e-03f + 9.675540961e-03f;
+  p = p * f + 5.550713092e-02f;
+  p = p * f + 2.402212024e-01f;
+  p = p * f + 6.931469440e-01f;
+  p = p * f + 1.000000119e+00f;
+  return from_bits(bits_of(p) + (bits_of(shifted) << 23));
+}
+
+}  // namespace visionzip::VISIONZIP_ISA

@@ -1,0 +1,28 @@
+// Element types, and the limits that every implementation shares.  No torch header, no CUDA header.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace visionzip {
+
+enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+
+inline constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Where the scores of a decision come from.
+enum class ScoreSource : int32_t {
+  kScores,  // finished: (B, S)
+  kRows,    // the rows that count, one a head: (B, H, S)
+  kMatrix,  // softmaxed attention: (B, H, S, S)
+  kQueryKey  // queries and keys, softmax inside
+};
+
+enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
+
+// The remaining tokens number 0, step, 2 * step, ... are the targets.
+inline constexpr int64_t target_step(int64_t remaining, int64_t m) {
+  return m > 0 && remaining / m > 1 ? remaining / m : 1;
+}
+
+}  // namespace visionzip
