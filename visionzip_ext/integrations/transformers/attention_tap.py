@@ -43,11 +43,12 @@ class AttentionTap:
         """
         self.attention = attention
         self.encoder_config = encoder_config
-        self._original_config = attention.config
+        self._original_config: PretrainedConfig | None = None
         self._log: list[AttentionInputs] | None = None
 
     def attach(self) -> None:
         """Turn attention's dispatch to `tapped_attention`, for this module only."""
+        self._original_config = self.attention.config
         private = copy.copy(self._original_config)
         private._attn_implementation = {"": IMPLEMENTATION}  # as a dict: shared sub-configs keep theirs
         self.attention.config = private
