@@ -38,7 +38,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`backend`: each implementation; `bitwise_backend`, `dispatched_backend`: those with the property (backends.py)."""
+    """`backend`: each implementation; `bitwise_backend` and `dispatched_backend`: those of which that is true."""
     for name, chosen in (
         ("backend", BACKENDS),
         ("bitwise_backend", [backend for backend in BACKENDS if backend.bitwise]),

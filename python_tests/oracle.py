@@ -1,8 +1,8 @@
 """What the operators must compute, said a second time, in float64 and independently of the package's reference.
 
 A decision (which tokens are kept, which target a token joins) is checked as a decision: it must be optimal under
-float64 scores, up to the rounding that float32 arithmetic may bring. Where the scores differ by more than that rounding,
-this admits the float64 decision only. Given the decision, the tokens must be right to rounding.
+float64 scores, up to the rounding that float32 arithmetic may bring. Where the scores differ by more than that, this
+admits the float64 decision only. Given the decision, the tokens must be right to rounding.
 """
 
 from __future__ import annotations
@@ -207,6 +207,11 @@ def weights(assignment: Tensor, k: int, m: int, merge: str) -> Tensor:
     return matrix
 
 
+def _channels(x: Tensor) -> Tensor:
+    """(B, S, *) -> (B, S, C)."""
+    return x.reshape(*x.shape[:2], x.shape[2:].numel())
+
+
 def _assert_near(actual: Tensor, expected: Tensor, slack: Tensor) -> None:
     """Within `slack` and one rounding to actual's dtype, with a hair for halfway cases."""
     rounding = (1 + 2**-10) * torch.maximum(_UNIT[actual.dtype] * expected.abs(), torch.tensor(_SMALLEST[actual.dtype]))
@@ -222,7 +227,7 @@ def check_merge(out: Tensor, x: Tensor, assignment: Tensor, k: int, m: int, merg
     """
     assert out.dtype == x.dtype
     assert out.shape == (x.shape[0], k + m, *x.shape[2:])
-    out, x = out.flatten(2), x.flatten(2)
+    out, x = _channels(out), _channels(x)
     kept = (assignment[:, None] == torch.arange(k)[:, None]).to(torch.int8).argmax(-1)
     assert torch.equal(out[:, :k], x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))), "kept tokens changed"
     matrix = weights(assignment, k, m, merge)[:, k:]
@@ -234,8 +239,8 @@ def check_merge_backward(out: Tensor, grad: Tensor, assignment: Tensor, k: int, 
     """`out` (B, S, *) holds for each token its row's gradient times its weight; weight and product round once each."""
     assert out.dtype == grad.dtype
     assert out.shape == (*assignment.shape, *grad.shape[2:])
-    expected = weights(assignment, k, m, merge).mT @ grad.flatten(2).double()
-    _assert_near(out.flatten(2), expected, 2 * U32 * expected.abs())
+    expected = weights(assignment, k, m, merge).mT @ _channels(grad).double()
+    _assert_near(_channels(out), expected, 2 * U32 * expected.abs())
 
 
 def check(call: Call, results: tuple[Tensor, ...]) -> None:
