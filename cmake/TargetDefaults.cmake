@@ -25,7 +25,10 @@ function(visionzip_target_defaults target)
     POSITION_INDEPENDENT_CODE ON)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/csrc" "${PROJECT_SOURCE_DIR}/csrc/include")
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow>
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>
+    # Of local variables only: a constructor's parameters may be named like the members that they set.
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wshadow=local>
+    $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wshadow>
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,${gcc_12}>:-Wno-restrict>
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${VISIONZIP_WERROR}>>:-Werror>
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
