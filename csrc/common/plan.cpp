@@ -18,10 +18,14 @@ CpuPlan plan_cpu(const Problem& p, int64_t threads) {
   plan.whole_images = p.B - plan.shared_images;
   plan.key_tokens = 32;
 
-  // Half of a first-level cache of 32 KB holds the sums, the other half the row that is read.
-  constexpr int64_t kSumBytes = 16 << 10, kLeastChannels = 64;
+  // Whole rows, which are read fastest, as long as the sums stay in the second-level cache.
+  constexpr int64_t kSumBytes = 256 << 10, kLeastChannels = 64;
   const int64_t fitting = kSumBytes / (4 * std::max<int64_t>(p.m, 1)) / kLeastChannels * kLeastChannels;
-  plan.merge_channels = std::max(kLeastChannels, std::min(fitting, round_up(p.C, kLeastChannels)));
+  const auto channels = [&](int64_t wanted) {
+    return std::max(kLeastChannels, std::min(fitting, round_up(wanted, kLeastChannels)));
+  };
+  plan.whole_channels = channels(p.C);
+  plan.shared_channels = channels((p.C * plan.shared_images + threads - 1) / threads);
 
   const bool decides = p.operation != Operation::kMerge;
   const bool mean_of_logits = decides && p.source == ScoreSource::kQueryKey && !p.has_cls;
@@ -30,7 +34,7 @@ CpuPlan plan_cpu(const Problem& p, int64_t threads) {
   const int64_t metric = decides ? p.S * p.D * 4 : 0;
   const int64_t logits = decides && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
   const int64_t head_sums = mean_of_logits ? p.H * plan.query_chunks * p.S * 4 : 0;
-  const int64_t sums = p.m * plan.merge_channels * 4;
+  const int64_t sums = p.m * std::max(plan.whole_channels, plan.shared_channels) * 4;
   const int64_t at_once = plan.whole_images ? threads : plan.shared_images;
   plan.largest_temporary_bytes = std::max({metric, logits, head_sums, sums});
   plan.workspace_bytes = at_once * (metric + logits + head_sums + p.S * 4) + threads * sums;

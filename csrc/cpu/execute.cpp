@@ -43,7 +43,7 @@ void execute(const Problem& problem, const DecisionInputs* decision, const Merge
   const CpuPlan plan = plan_cpu(problem, thread_count());
 
   parallel(plan.whole_images, 1, [&](int64_t begin, int64_t end) {
-    Image image(problem, plan, decision, merge);
+    Image image(problem, plan, plan.whole_channels, decision, merge);
     for (int64_t i = begin; i < end; i++) {
       image.start(i);
       for_each_phase(plan, [&](int64_t /*grain*/, const auto& units, const auto& run) {
@@ -55,7 +55,7 @@ void execute(const Problem& problem, const DecisionInputs* decision, const Merge
   std::vector<Image> images;
   images.reserve(static_cast<size_t>(plan.shared_images));
   for (int64_t i = plan.whole_images; i < problem.B; i++) {
-    images.emplace_back(problem, plan, decision, merge);
+    images.emplace_back(problem, plan, plan.shared_channels, decision, merge);
     images.back().start(i);
   }
   for_each_phase(plan, [&](int64_t grain, const auto& units, const auto& run) {

@@ -182,10 +182,10 @@ void Image::merge(int64_t begin, int64_t end) {
   task.assignment = assignment;
   task.counts = counts.data();
   Buffer sums;
-  sums.floats(p_.m * plan_.merge_channels);
+  sums.floats(p_.m * merge_channels_);
   for (int64_t unit = begin; unit < end; unit++) {
-    const int64_t channel = unit * plan_.merge_channels;
-    kernels_.merge(task, channel, std::min(channel + plan_.merge_channels, p_.C), sums.get());
+    const int64_t channel = unit * merge_channels_;
+    kernels_.merge(task, channel, std::min(channel + merge_channels_, p_.C), sums.get());
   }
 }
 

@@ -38,8 +38,15 @@ struct MergeInputs {
 // ranges of one phase may run at the same time, phases may not.
 class Image {
  public:
-  Image(const Problem& problem, const CpuPlan& plan, const DecisionInputs* decision, const MergeInputs* merge)
-      : p_(problem), plan_(plan), decision_(decision), merge_(merge), kernels_(kernels()) {}
+  // merge_channels: the channels of one unit of `merge`.
+  Image(const Problem& problem, const CpuPlan& plan, int64_t merge_channels, const DecisionInputs* decision,
+        const MergeInputs* merge)
+      : p_(problem),
+        plan_(plan),
+        merge_channels_(merge_channels),
+        decision_(decision),
+        merge_(merge),
+        kernels_(kernels()) {}
 
   void start(int64_t image);  // the object may be used for one image after another
 
@@ -55,7 +62,7 @@ class Image {
   int64_t assign_units() const { return decision_ ? static_cast<int64_t>(selection_.merged.size()) : 0; }
   void assign(int64_t begin, int64_t end);
 
-  int64_t merge_units() const { return merge_ ? (p_.C + plan_.merge_channels - 1) / plan_.merge_channels : 0; }
+  int64_t merge_units() const { return merge_ ? (p_.C + merge_channels_ - 1) / merge_channels_ : 0; }
   void merge(int64_t begin, int64_t end);
 
  private:
@@ -68,6 +75,7 @@ class Image {
 
   const Problem& p_;
   const CpuPlan& plan_;
+  int64_t merge_channels_;
   const DecisionInputs* decision_;  // null for `merge`
   const MergeInputs* merge_;        // null for `select`
   const Kernels& kernels_;

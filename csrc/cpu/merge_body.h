@@ -8,14 +8,22 @@ namespace visionzip::cpu::VISIONZIP_ISA {
 
 using namespace visionzip::VISIONZIP_ISA;
 
+// While a row is added, the row of so many tokens later is fetched: a processor's own prefetching stops at each page, that
+// is at each row or two.  577 x 1024 from memory on one core (EPYC, 2.6 GHz): float32 131 us against 159 without,
+// bfloat16 81 against 110; 1 and 8 rows ahead gain less.
+constexpr int64_t kAhead = 4;
+
 template <class T>
-static inline void add_row(const T* x, float* sum, int64_t n) {
+static inline void add_row(const T* x, const T* ahead, float* sum, int64_t n) {
   int64_t c = 0;
-  for (; n - c >= kLanes; c += kLanes) store(sum + c, load(sum + c) + load(x + c));
+  for (; n - c >= kLanes; c += kLanes) {
+    __builtin_prefetch(ahead + c);
+    store(sum + c, load(sum + c) + load(x + c));
+  }
   if (c < n) store_first(sum + c, load_first(sum + c, n - c) + load_first(x + c, n - c), n - c);
 }
 
-// out = (target + sum * sum_weight) * weight
+// out = (target + sum / sum_divisor) / divisor
 template <class T>
 static inline void finish_row(const T* target, const float* sum, float sum_divisor, float divisor, T* out, int64_t n) {
   for (int64_t c = 0; c < n; c += kLanes) {
@@ -34,8 +42,9 @@ static void merge_slice(const MergeTask& task, int64_t begin, int64_t end, float
   for (int64_t r = 0; r < task.k; r++) memcpy(out + r * task.C, x + task.kept[r] * task.token_stride, bytes);
   memset(sums, 0, static_cast<size_t>(task.m * width) * sizeof(float));
   for (int64_t i = 0; i < task.merged; i++) {
-    const int64_t token = task.tokens[i];
-    add_row(x + token * task.token_stride, sums + (task.assignment[token] - task.k) * width, width);
+    const int64_t token = task.tokens[i], ahead = task.tokens[i + kAhead < task.merged ? i + kAhead : i];
+    add_row(x + token * task.token_stride, x + ahead * task.token_stride,
+            sums + (task.assignment[token] - task.k) * width, width);
   }
   for (int64_t t = 0; t < task.m; t++) {
     const float n = static_cast<float>(task.counts[t]);
