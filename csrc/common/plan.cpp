@@ -6,8 +6,6 @@ namespace visionzip {
 
 namespace {
 
-constexpr int64_t kQueryChunks = 4;
-
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -34,10 +32,14 @@ CpuPlan plan_cpu(const Problem& p, int64_t threads) {
   const int64_t metric = decides ? p.S * p.D * 4 : 0;
   const int64_t logits = decides && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
   const int64_t head_sums = mean_of_logits ? p.H * plan.query_chunks * p.S * 4 : 0;
+  // For one head at a time: its keys, packed, and a tile of logits (at most 12 rows); and its sums.
+  const int64_t packed = round_up(p.S, 32);
+  const int64_t tile = mean_of_logits ? (packed * p.D + 12 * (packed + p.D)) * 4 : 0;
+  const int64_t chunk_sums = mean_of_logits ? kQueryChunks * p.S * 4 : 0;
   const int64_t sums = p.m * std::max(plan.whole_channels, plan.shared_channels) * 4;
-  const int64_t at_once = plan.whole_images ? threads : plan.shared_images;
-  plan.largest_temporary_bytes = std::max({metric, logits, head_sums, sums});
-  plan.workspace_bytes = at_once * (metric + logits + head_sums + p.S * 4) + threads * sums;
+  const int64_t images = plan.whole_images ? threads : plan.shared_images;
+  plan.largest_temporary_bytes = std::max({metric, logits, head_sums, tile, sums});
+  plan.workspace_bytes = images * (metric + logits + head_sums + p.S * 4) + threads * (tile + chunk_sums + sums);
   return plan;
 }
 

@@ -98,9 +98,6 @@ struct Kernels {
   void (*spread)(const SpreadTask&, int64_t token_begin, int64_t token_end);
 };
 
-// Queries of a head are taken in this many chunks, whoever computes them, so that the sums' order is fixed.
-constexpr int64_t kQueryChunks = 4;
-
 // The best table that this CPU runs, or the one that VISIONZIP_CPU_ISA names.  Throws std::runtime_error if that is unknown
 // or not supported by the CPU.
 const Kernels& kernels();

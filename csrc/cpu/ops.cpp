@@ -8,7 +8,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/checks.h"
+#include "common/checks.h"
+#include "common/layout.h"
 #include "execute.h"
 #include "parallel.h"
 
@@ -19,20 +20,6 @@ namespace {
 using torch::headeronly::ScalarType;
 using Decision = std::tuple<Tensor, Tensor>;
 using ZipResult = std::tuple<Tensor, Tensor, Tensor>;
-
-// Read in place where the last dimension has unit stride; a copy otherwise.
-Tensor unit_stride(const Tensor& x) {
-  const int64_t last = x.dim() - 1;
-  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
-}
-
-// (B, S, *) as (B, S, C) with a unit stride in C, in place where the layout allows it.
-Tensor flat_channels(const Tensor& x) {
-  if (x.dim() == 3) return unit_stride(x);
-  int64_t channels = 1;
-  for (int64_t d = 2; d < x.dim(); d++) channels *= x.size(d);
-  return unit_stride(torch::stable::reshape(x, {x.size(0), x.size(1), channels}));
-}
 
 Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType dtype) { return torch::stable::empty(sizes, dtype); }
 
@@ -147,13 +134,6 @@ Decision select_qk(
     const std::optional<Tensor>& lse) {
   check_select_qk(queries, keys, k, m, has_cls, lse);
   return run_select(describe_qk(queries, keys, k, m, scale, has_cls, lse));
-}
-
-// The sizes of x with another number of rows.
-std::vector<int64_t> with_rows(const Tensor& x, int64_t rows) {
-  std::vector<int64_t> sizes{x.size(0), rows};
-  for (int64_t d = 2; d < x.dim(); d++) sizes.push_back(x.size(d));
-  return sizes;
 }
 
 Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {

@@ -4,6 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define VISIONZIP_HOST_DEVICE __host__ __device__
+#else
+#define VISIONZIP_HOST_DEVICE
+#endif
+
 namespace visionzip {
 
 enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
@@ -20,8 +26,12 @@ enum class ScoreSource : int32_t {
 
 enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
 
+// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whoever computes them, so that the order of
+// the sums is fixed.
+constexpr int64_t kQueryChunks = 4;
+
 // The remaining tokens number 0, step, 2 * step, ... are the targets.
-inline constexpr int64_t target_step(int64_t remaining, int64_t m) {
+VISIONZIP_HOST_DEVICE inline constexpr int64_t target_step(int64_t remaining, int64_t m) {
   return m > 0 && remaining / m > 1 ? remaining / m : 1;
 }
 

@@ -1,0 +1,166 @@
+// merge and its adjoint.  One block makes one output row of one image (or, backwards, writes the gradients of the tokens
+// of one row): it reads the image's assignment, collects the row's tokens in ascending order, and lets each thread add
+// them up for its channels.  So every token's row is read once, sums have one order whatever the launch, and there are no
+// atomics.  An assignment that is no decision gives undefined rows, but never an access out of bounds.
+#pragma once
+
+#include "element.cuh"
+#include "merge.h"
+
+namespace visionzip::cuda {
+
+constexpr int kMergeThreads = 128;
+constexpr int kMergeWarps = kMergeThreads / 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// An image's tokens are walked in chunks of kMergeThreads; those of the block's row are listed here, in order.
+struct RowScan {
+  int tokens[kMergeThreads];    // of the current chunk, relative to its first token
+  bool targets[kMergeThreads];  // whether a listed token is the row's target, which is not averaged
+  int members_of_warp[kMergeWarps], remaining_of_warp[kMergeWarps];
+};
+
+// Collects the current chunk's tokens of `row`; returns how many.  remaining: the tokens of earlier chunks that are not
+// kept; it is advanced.  Called by the whole block; ends with a barrier, so that all threads see the list.
+__device__ __forceinline__ int collect(
+    RowScan& scan, const int64_t* assignment, const MergeParams& p, int64_t row, int64_t chunk, int64_t step,
+    int64_t& remaining) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t token = chunk + threadIdx.x;
+  const int64_t own = token < p.S ? assignment[token] : -1;
+  const bool member = token < p.S && own == row, remains = own >= p.k;
+  const unsigned members = __ballot_sync(kAllLanes, member), rest = __ballot_sync(kAllLanes, remains);
+  if (lane == 0) {
+    scan.members_of_warp[warp] = __popc(members);
+    scan.remaining_of_warp[warp] = __popc(rest);
+  }
+  __syncthreads();  // the counts of all warps; and the last chunk's list has been read
+  const unsigned below = (1u << lane) - 1;
+  int place = __popc(members & below), count = 0;
+  int64_t rank = remaining + __popc(rest & below);
+  for (int w = 0; w < kMergeWarps; w++) {
+    if (w < warp) {
+      place += scan.members_of_warp[w];
+      rank += scan.remaining_of_warp[w];
+    }
+    count += scan.members_of_warp[w];
+    remaining += scan.remaining_of_warp[w];
+  }
+  if (member) {
+    scan.tokens[place] = threadIdx.x;
+    scan.targets[place] = row >= p.k && rank == (row - p.k) * step;
+  }
+  __syncthreads();  // the list; and the counts may be overwritten
+  return count;
+}
+
+// Output row `row` of image `b`, channels kCount at a time.  A block with fewer threads than packs takes several rounds.
+template <class T, int kCount>
+__device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_t row) {
+  using P = Pack<T, kCount>;
+  const int64_t* assignment = p.assignment + b * p.S;
+  const T* x = static_cast<const T*>(p.in) + b * p.image_stride;
+  T* out = static_cast<T*>(p.out) + (b * (p.k + p.m) + row) * p.C;
+  const int64_t step = target_step(p.S - p.k, p.m);
+  for (int64_t first = 0; first < p.C; first += int64_t{kMergeThreads} * kCount) {
+    const int64_t c = first + int64_t{threadIdx.x} * kCount;
+    float stands[kCount] = {}, sum[kCount] = {};
+    int64_t remaining = 0, averaged = 0;
+    for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
+      const int count = collect(scan, assignment, p, row, chunk, step, remaining);
+#pragma unroll 4
+      for (int i = 0; i < count; i++) {
+        const bool is_averaged = row >= p.k && !scan.targets[i];
+        averaged += is_averaged;
+        if (c >= p.C) continue;
+        const P pack = *reinterpret_cast<const P*>(x + (chunk + scan.tokens[i]) * p.row_stride + c);
+#pragma unroll
+        for (int e = 0; e < kCount; e++) {
+          const float value = widen(pack.element[e]);
+          stands[e] = is_averaged ? stands[e] : value;
+          sum[e] = is_averaged ? sum[e] + value : sum[e];
+        }
+      }
+    }
+    if (c < p.C) {
+      const float n = static_cast<float>(averaged);
+      P pack;
+#pragma unroll
+      for (int e = 0; e < kCount; e++) {
+        float value = stands[e];
+        if (averaged > 0) {
+          value = p.mode == MergeMode::kMean ? (value + sum[e]) / (n + 1.f) : value + sum[e] / n;
+        }
+        narrow(value, pack.element[e]);
+      }
+      *reinterpret_cast<P*>(out + c) = pack;
+    }
+  }
+}
+
+// How many tokens of the row are averaged into it.
+__device__ __forceinline__ int64_t count_averaged(
+    const MergeParams& p, RowScan& scan, const int64_t* assignment, int64_t row, int64_t step) {
+  int64_t remaining = 0, averaged = 0;
+  for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
+    const int count = collect(scan, assignment, p, row, chunk, step, remaining);
+    for (int i = 0; i < count; i++) averaged += row >= p.k && !scan.targets[i];
+  }
+  return averaged;
+}
+
+// The gradients of the tokens of `row` of image `b`.  Row k + m stands for all tokens that belong to none: zeros.
+template <class T, int kCount>
+__device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64_t row) {
+  using P = Pack<T, kCount>;
+  const int64_t* assignment = p.assignment + b * p.S;
+  T* out = static_cast<T*>(p.out) + b * p.S * p.C;
+  if (row == p.k + p.m) {
+    for (int64_t token = 0; token < p.S; token++) {
+      if (assignment[token] >= 0 && assignment[token] < row) continue;
+      for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
+        P zeros;
+#pragma unroll
+        for (int e = 0; e < kCount; e++) narrow(0.f, zeros.element[e]);
+        *reinterpret_cast<P*>(out + token * p.C + c) = zeros;
+      }
+    }
+    return;
+  }
+  const T* grad = static_cast<const T*>(p.in) + b * p.image_stride + row * p.row_stride;
+  const int64_t step = target_step(p.S - p.k, p.m);
+  const float n = static_cast<float>(count_averaged(p, scan, assignment, row, step));
+  const bool mean = p.mode == MergeMode::kMean;
+  const float weight_of_target = mean ? 1.f / (n + 1.f) : 1.f;
+  const float weight_of_averaged = 1.f / (mean ? n + 1.f : n);
+  int64_t remaining = 0;
+  for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
+    const int count = collect(scan, assignment, p, row, chunk, step, remaining);
+    for (int i = 0; i < count; i++) {
+      const float weight = row < p.k ? 1.f : scan.targets[i] ? weight_of_target : weight_of_averaged;
+      T* to = out + (chunk + scan.tokens[i]) * p.C;
+      for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
+        P pack = *reinterpret_cast<const P*>(grad + c);
+#pragma unroll
+        for (int e = 0; e < kCount; e++) narrow(widen(pack.element[e]) * weight, pack.element[e]);
+        *reinterpret_cast<P*>(to + c) = pack;
+      }
+    }
+  }
+}
+
+template <class T, int kCount>
+__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ MergeParams p) {
+  __shared__ RowScan scan;
+  const int64_t rows = p.k + p.m;
+  for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) merge_row<T, kCount>(p, scan, i / rows, i % rows);
+}
+
+template <class T, int kCount>
+__global__ void __launch_bounds__(kMergeThreads) merge_backward_kernel(const __grid_constant__ MergeParams p) {
+  __shared__ RowScan scan;
+  const int64_t rows = p.k + p.m + 1;
+  for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) spread_row<T, kCount>(p, scan, i / rows, i % rows);
+}
+
+}  // namespace visionzip::cuda
