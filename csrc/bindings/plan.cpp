@@ -22,9 +22,8 @@ void require(bool fits, const char* name, int64_t value, const char* expected) {
   if (!fits) throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + "; expected " + expected);
 }
 
-py::dict plan(
-    const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m, bool has_cls,
-    int64_t threads) {
+py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
+              bool has_cls, int64_t threads) {
   Problem problem{};
   problem.operation = parse_operation(op);
   const bool from_queries = op == "zip_qk" || op == "select_qk";

@@ -23,7 +23,7 @@ struct Rank {
 
 // An expected size: a number, or a letter that stands for any ("H": at least one).
 struct Size {
-  Size(int64_t number) : number(number) {}   // NOLINT(google-explicit-constructor)
+  Size(int64_t number) : number(number) {}      // NOLINT(google-explicit-constructor)
   Size(const char* letter) : letter(letter) {}  // NOLINT(google-explicit-constructor)
   int64_t number = -1;
   const char* letter = nullptr;
@@ -59,16 +59,26 @@ std::string one_of(const std::vector<std::string>& words) {
 
 std::string dtype_name(ScalarType dtype) {
   static constexpr std::pair<ScalarType, const char*> kNames[] = {
-      {ScalarType::Float, "float32"},         {ScalarType::Half, "float16"},
-      {ScalarType::BFloat16, "bfloat16"},     {ScalarType::Double, "float64"},
-      {ScalarType::Long, "int64"},            {ScalarType::Int, "int32"},
-      {ScalarType::Short, "int16"},           {ScalarType::Char, "int8"},
-      {ScalarType::Byte, "uint8"},            {ScalarType::UInt16, "uint16"},
-      {ScalarType::UInt32, "uint32"},         {ScalarType::UInt64, "uint64"},
-      {ScalarType::Bool, "bool"},             {ScalarType::ComplexHalf, "complex32"},
-      {ScalarType::ComplexFloat, "complex64"}, {ScalarType::ComplexDouble, "complex128"},
-      {ScalarType::Float8_e5m2, "float8_e5m2"}, {ScalarType::Float8_e4m3fn, "float8_e4m3fn"},
-      {ScalarType::Float8_e5m2fnuz, "float8_e5m2fnuz"}, {ScalarType::Float8_e4m3fnuz, "float8_e4m3fnuz"},
+      {ScalarType::Float, "float32"},
+      {ScalarType::Half, "float16"},
+      {ScalarType::BFloat16, "bfloat16"},
+      {ScalarType::Double, "float64"},
+      {ScalarType::Long, "int64"},
+      {ScalarType::Int, "int32"},
+      {ScalarType::Short, "int16"},
+      {ScalarType::Char, "int8"},
+      {ScalarType::Byte, "uint8"},
+      {ScalarType::UInt16, "uint16"},
+      {ScalarType::UInt32, "uint32"},
+      {ScalarType::UInt64, "uint64"},
+      {ScalarType::Bool, "bool"},
+      {ScalarType::ComplexHalf, "complex32"},
+      {ScalarType::ComplexFloat, "complex64"},
+      {ScalarType::ComplexDouble, "complex128"},
+      {ScalarType::Float8_e5m2, "float8_e5m2"},
+      {ScalarType::Float8_e4m3fn, "float8_e4m3fn"},
+      {ScalarType::Float8_e5m2fnuz, "float8_e5m2fnuz"},
+      {ScalarType::Float8_e4m3fnuz, "float8_e4m3fnuz"},
       {ScalarType::Float8_e8m0fnu, "float8_e8m0fnu"},
   };
   for (const auto& [known, name] : kNames) {
@@ -85,9 +95,17 @@ std::pair<int32_t, int32_t> device_of(const Tensor& x) {
 
 std::string device_name(const Tensor& x) {
   static constexpr std::pair<DeviceType, const char*> kNames[] = {
-      {DeviceType::CPU, "cpu"},   {DeviceType::CUDA, "cuda"}, {DeviceType::Meta, "meta"}, {DeviceType::MPS, "mps"},
-      {DeviceType::XPU, "xpu"},   {DeviceType::HPU, "hpu"},   {DeviceType::MTIA, "mtia"}, {DeviceType::XLA, "xla"},
-      {DeviceType::HIP, "hip"},   {DeviceType::IPU, "ipu"},   {DeviceType::PrivateUse1, "privateuseone"},
+      {DeviceType::CPU, "cpu"},
+      {DeviceType::CUDA, "cuda"},
+      {DeviceType::Meta, "meta"},
+      {DeviceType::MPS, "mps"},
+      {DeviceType::XPU, "xpu"},
+      {DeviceType::HPU, "hpu"},
+      {DeviceType::MTIA, "mtia"},
+      {DeviceType::XLA, "xla"},
+      {DeviceType::HIP, "hip"},
+      {DeviceType::IPU, "ipu"},
+      {DeviceType::PrivateUse1, "privateuseone"},
   };
   const auto [type, index] = device_of(x);
   std::string name = "device type " + std::to_string(type);
@@ -148,8 +166,8 @@ void check_budget(const char* op, int64_t k, int64_t m, int64_t tokens, bool has
   // k <= tokens before the sum, which could overflow.
   if (k >= least && m >= 0 && k <= tokens && m <= tokens && k + m >= 1 && k + m <= tokens) return;
   fail(op, "k = " + std::to_string(k) + " and m = " + std::to_string(m) + " do not fit S = " + std::to_string(tokens) +
-               " tokens; expected k >= " + std::to_string(least) + ", m >= 0 and 1 <= k + m <= " +
-               std::to_string(tokens) + (has_cls ? " (CLS is one of the k)" : ""));
+               " tokens; expected k >= " + std::to_string(least) +
+               ", m >= 0 and 1 <= k + m <= " + std::to_string(tokens) + (has_cls ? " (CLS is one of the k)" : ""));
 }
 
 void check_keys(const char* op, const Named& keys, const Named& base, int64_t B, int64_t S) {
@@ -162,13 +180,18 @@ void check_keys(const char* op, const Named& keys, const Named& base, int64_t B,
 
 void check_attn(const char* op, const Named& attn, const Named& base, int64_t B, int64_t S) {
   switch (attn.tensor.dim()) {
-    case 2: return check_fits(op, attn, base, {B, S});
-    case 3: return check_fits(op, attn, base, {B, "H", S});
-    default: return check_fits(op, attn, base, {B, "H", S, S});
+    case 2:
+      return check_fits(op, attn, base, {B, S});
+    case 3:
+      return check_fits(op, attn, base, {B, "H", S});
+    default:
+      return check_fits(op, attn, base, {B, "H", S, S});
   }
 }
 
-void check_keys_rank(const char* op, const Named& keys) { check_rank(op, keys, {{3, "(B, S, D)"}, {4, "(B, H, S, D)"}}); }
+void check_keys_rank(const char* op, const Named& keys) {
+  check_rank(op, keys, {{3, "(B, S, D)"}, {4, "(B, H, S, D)"}});
+}
 
 void check_attn_rank(const char* op, const Named& attn) {
   check_rank(op, attn, {{2, "(B, S)"}, {3, "(B, H, S)"}, {4, "(B, H, S, S)"}});
@@ -180,9 +203,8 @@ void check_qk_ranks(const char* op, const Named& queries, const Named& keys, con
   if (lse) check_rank(op, {"lse", *lse}, {{3, "(B, H, S)"}});
 }
 
-void check_qk_sizes(
-    const char* op, const Named& queries, const Named& keys, const std::optional<Tensor>& lse, const Named& base,
-    int64_t B, int64_t S) {
+void check_qk_sizes(const char* op, const Named& queries, const Named& keys, const std::optional<Tensor>& lse,
+                    const Named& base, int64_t B, int64_t S) {
   check_fits(op, queries, base, {B, "H", S, "D"});
   const Tensor& q = queries.tensor;
   check_fits(op, keys, queries, {q.size(0), q.size(1), q.size(2), q.size(3)});
@@ -207,9 +229,12 @@ void check_carried(const char* op, const Named& x, const Named& assignment) {
 
 DType dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::Half: return DType::kFloat16;
-    default: return DType::kBFloat16;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      return DType::kBFloat16;
   }
 }
 
@@ -245,9 +270,8 @@ void check_select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, 
   check_budget(op, k, m, S, has_cls);
 }
 
-void check_zip_qk(
-    const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
-    const std::optional<Tensor>& lse) {
+void check_zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
+                  const std::optional<Tensor>& lse) {
   const char* op = "zip_qk";
   const Named h{"hidden", hidden}, q{"queries", queries}, key{"keys", keys};
   check_rank(op, h, {kHidden[0]});
@@ -260,8 +284,8 @@ void check_zip_qk(
   check_budget(op, k, m, hidden.size(1), has_cls);
 }
 
-void check_select_qk(
-    const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls, const std::optional<Tensor>& lse) {
+void check_select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
+                     const std::optional<Tensor>& lse) {
   const char* op = "select_qk";
   const Named q{"queries", queries}, key{"keys", keys};
   check_qk_ranks(op, q, key, lse);

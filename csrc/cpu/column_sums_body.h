@@ -1,8 +1,8 @@
 // Column sums of softmax(scale * Q K^T) of one head, by tiles of query rows: nothing of size (S, S) exists.
 //
-// A tile's logits (kRows, S) are computed by a register-blocked product of kRows queries with two vectors of keys, turned
-// into probabilities where they lie, and added to the sums.  Keys are packed once: blocks of kColumns keys, transposed, so
-// that a load takes one channel (or, for the bfloat16 dot product, a pair of channels) of kColumns keys.
+// A tile's logits (kRows, S) are computed by a register-blocked product of kRows queries with two vectors of keys,
+// turned into probabilities where they lie, and added to the sums.  Keys are packed once: blocks of kColumns keys,
+// transposed, so that a load takes one channel (or, for the bfloat16 dot product, a pair of channels) of kColumns keys.
 #pragma once
 
 #include "kernels.h"
@@ -52,8 +52,8 @@ struct PairProduct {
   static Unit negative(Unit x) { return x ^ 0x80008000u; }
   static inline void multiply_add(Vec& sum, Unit query, __m512i keys) {
     const __m512i pair = _mm512_set1_epi32(static_cast<int32_t>(query));
-    sum = reinterpret_cast<Vec>(_mm512_dpbf16_ps(
-        reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(pair), reinterpret_cast<__m512bh>(keys)));
+    sum = reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(pair),
+                                                 reinterpret_cast<__m512bh>(keys)));
   }
   static inline __m512i load_units(const Unit* p) { return _mm512_loadu_si512(p); }
 };
@@ -149,9 +149,8 @@ static inline float exponentiate(float* x, int64_t S, int64_t padded, float fact
 }
 
 // Turns a tile's logits into unnormalised probabilities; row r's are to be multiplied by weight[r].
-static inline void tile_softmax(
-    const ColumnSumTask& task, float* logits, int64_t padded, int64_t row, int64_t rows, const Vec* row_max,
-    float* weight) {
+static inline void tile_softmax(const ColumnSumTask& task, float* logits, int64_t padded, int64_t row, int64_t rows,
+                                const Vec* row_max, float* weight) {
   const float factor = (task.scale < 0 ? -task.scale : task.scale) * kLog2E;
   for (int64_t r = 0; r < kRows; r++) {
     if (r >= rows) {
@@ -167,7 +166,8 @@ static inline void tile_softmax(
   }
 }
 
-static inline void add_tile(const float* logits, int64_t S, int64_t padded, const float* weight, int64_t rows, float* out) {
+static inline void add_tile(const float* logits, int64_t S, int64_t padded, const float* weight, int64_t rows,
+                            float* out) {
   for (int64_t j = 0; j < S; j += kLanes) {
     Vec sum = load_up_to(out + j, S - j);
     for (int64_t r = 0; r < rows; r++) sum += load(logits + r * padded + j) * weight[r];
@@ -176,7 +176,8 @@ static inline void add_tile(const float* logits, int64_t S, int64_t padded, cons
 }
 
 template <class T, class Product>
-static void column_sums_of(const ColumnSumTask& task, int64_t chunk_begin, int64_t chunk_end, float* out, void* workspace) {
+static void column_sums_of(const ColumnSumTask& task, int64_t chunk_begin, int64_t chunk_end, float* out,
+                           void* workspace) {
   const int64_t S = task.S, units = Product::units(task.D);
   const int64_t tiles = (S + kRows - 1) / kRows, chunk = (tiles + kQueryChunks - 1) / kQueryChunks;
   const TileBuffers<Product> tile(workspace, S, task.D);
@@ -198,8 +199,10 @@ static void column_sums_of(const ColumnSumTask& task, int64_t chunk_begin, int64
 
 static void column_sums(const ColumnSumTask& task, int64_t begin, int64_t end, float* out, void* workspace) {
   switch (task.dtype) {
-    case DType::kFloat32: return column_sums_of<float, FloatProduct<float>>(task, begin, end, out, workspace);
-    case DType::kFloat16: return column_sums_of<Half, FloatProduct<Half>>(task, begin, end, out, workspace);
+    case DType::kFloat32:
+      return column_sums_of<float, FloatProduct<float>>(task, begin, end, out, workspace);
+    case DType::kFloat16:
+      return column_sums_of<Half, FloatProduct<Half>>(task, begin, end, out, workspace);
     case DType::kBFloat16:
 #if defined(__AVX512BF16__)
       return column_sums_of<BFloat16, PairProduct>(task, begin, end, out, workspace);

@@ -25,16 +25,21 @@ void share_phase(std::vector<Image>& images, int64_t grain, const Units& units, 
 
 template <class Visit>
 void for_each_phase(const CpuPlan& plan, const Visit& visit) {
-  visit(plan.key_tokens, [](const Image& i) { return i.key_units(); },
-        [](Image& i, int64_t begin, int64_t end) { i.read_keys(begin, end); });
-  visit(1, [](const Image& i) { return i.sum_units(); },
-        [](Image& i, int64_t begin, int64_t end) { i.sum_columns(begin, end); });
-  visit(1, [](const Image& i) { return i.decide_units(); },
-        [](Image& i, int64_t begin, int64_t end) { i.decide(begin, end); });
-  visit(plan.key_tokens, [](const Image& i) { return i.assign_units(); },
-        [](Image& i, int64_t begin, int64_t end) { i.assign(begin, end); });
-  visit(1, [](const Image& i) { return i.merge_units(); },
-        [](Image& i, int64_t begin, int64_t end) { i.merge(begin, end); });
+  visit(
+      plan.key_tokens, [](const Image& i) { return i.key_units(); },
+      [](Image& i, int64_t begin, int64_t end) { i.read_keys(begin, end); });
+  visit(
+      1, [](const Image& i) { return i.sum_units(); },
+      [](Image& i, int64_t begin, int64_t end) { i.sum_columns(begin, end); });
+  visit(
+      1, [](const Image& i) { return i.decide_units(); },
+      [](Image& i, int64_t begin, int64_t end) { i.decide(begin, end); });
+  visit(
+      plan.key_tokens, [](const Image& i) { return i.assign_units(); },
+      [](Image& i, int64_t begin, int64_t end) { i.assign(begin, end); });
+  visit(
+      1, [](const Image& i) { return i.merge_units(); },
+      [](Image& i, int64_t begin, int64_t end) { i.merge(begin, end); });
 }
 
 }  // namespace
@@ -58,9 +63,8 @@ void execute(const Problem& problem, const DecisionInputs* decision, const Merge
     images.emplace_back(problem, plan, plan.shared_channels, decision, merge);
     images.back().start(i);
   }
-  for_each_phase(plan, [&](int64_t grain, const auto& units, const auto& run) {
-    share_phase(images, grain, units, run);
-  });
+  for_each_phase(plan,
+                 [&](int64_t grain, const auto& units, const auto& run) { share_phase(images, grain, units, run); });
 }
 
 }  // namespace visionzip::cpu

@@ -66,8 +66,8 @@ void Image::sum_attention(int64_t begin, int64_t end) {
   AttentionRows attn = decision_->attn;
   attn.attn = advance(attn.attn, image_ * decision_->attn_image_stride, attn.dtype);
   const float mean = p_.has_cls || p_.source == ScoreSource::kScores
-      ? 1.f
-      : 1.f / (static_cast<float>(attn.heads) * static_cast<float>(attn.rows));
+                         ? 1.f
+                         : 1.f / (static_cast<float>(attn.heads) * static_cast<float>(attn.rows));
   kernels_.add_rows(attn, mean, scores_.get(), begin, end);
 }
 

@@ -34,8 +34,8 @@ struct MergeInputs {
   MergeMode mode;
 };
 
-// Phases, in order: read_keys, sum_columns, decide, assign, merge.  Each takes a range of its units (tokens, sums, ...);
-// ranges of one phase may run at the same time, phases may not.
+// Phases, in order: read_keys, sum_columns, decide, assign, merge.  Each takes a range of its units (tokens, sums,
+// ...); ranges of one phase may run at the same time, phases may not.
 class Image {
  public:
   // merge_channels: the channels of one unit of `merge`.

@@ -37,7 +37,7 @@ std::vector<Candidate> candidates() {
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return {
       {&avx512bf16::table, has_avx512 && __builtin_cpu_supports("avx512bf16")},
       {&avx512::table, has_avx512},
@@ -57,8 +57,8 @@ const Kernels& choose() {
     if (!forced || std::string(forced) == table->name) return *table;
     names += (names.empty() ? "" : ", ") + std::string(table->name);
   }
-  throw std::runtime_error(
-      "VISIONZIP_CPU_ISA is \"" + std::string(forced) + "\"; this CPU and build support: " + names);
+  throw std::runtime_error("VISIONZIP_CPU_ISA is \"" + std::string(forced) +
+                           "\"; this CPU and build support: " + names);
 }
 
 }  // namespace

@@ -86,7 +86,8 @@ struct Kernels {
   void (*add_rows)(const AttentionRows&, float factor, float* scores, int64_t begin, int64_t end);
   // Turns each head's logits (H, S) into probabilities and adds them up over heads: scores (S).
   // lse: the log-sum-exp of head h at lse[h * lse_head_stride], or null.
-  void (*softmax_sum)(float* logits, const float* lse, int64_t lse_head_stride, int64_t heads, int64_t S, float* scores);
+  void (*softmax_sum)(float* logits, const float* lse, int64_t lse_head_stride, int64_t heads, int64_t S,
+                      float* scores);
   size_t (*column_sum_workspace)(int64_t S, int64_t D);  // bytes
   // Query chunks [begin, end) of kQueryChunks; chunk c's sums are written to out + (c - begin) * S.
   void (*column_sums)(const ColumnSumTask&, int64_t chunk_begin, int64_t chunk_end, float* out, void* workspace);
@@ -98,8 +99,8 @@ struct Kernels {
   void (*spread)(const SpreadTask&, int64_t token_begin, int64_t token_end);
 };
 
-// The best table that this CPU runs, or the one that VISIONZIP_CPU_ISA names.  Throws std::runtime_error if that is unknown
-// or not supported by the CPU.
+// The best table that this CPU runs, or the one that VISIONZIP_CPU_ISA names.  Throws std::runtime_error if that is
+// unknown or not supported by the CPU.
 const Kernels& kernels();
 
 }  // namespace visionzip::cpu

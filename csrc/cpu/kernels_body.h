@@ -1,4 +1,5 @@
-// One instruction set's table of kernels.  Included by kernels_<isa>.cpp, each compiled with that instruction set's flags.
+// One instruction set's table of kernels.  Included by kernels_<isa>.cpp, each compiled with that instruction set's
+// flags.
 #pragma once
 
 #include "assign_body.h"

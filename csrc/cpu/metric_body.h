@@ -58,9 +58,12 @@ static void metric_rows(const MetricTask& task, int64_t begin, int64_t end) {
 
 static void metric(const MetricTask& task, int64_t begin, int64_t end) {
   switch (task.keys.dtype) {
-    case DType::kFloat32: return metric_rows<float>(task, begin, end);
-    case DType::kFloat16: return metric_rows<Half>(task, begin, end);
-    case DType::kBFloat16: return metric_rows<BFloat16>(task, begin, end);
+    case DType::kFloat32:
+      return metric_rows<float>(task, begin, end);
+    case DType::kFloat16:
+      return metric_rows<Half>(task, begin, end);
+    case DType::kBFloat16:
+      return metric_rows<BFloat16>(task, begin, end);
   }
 }
 
@@ -71,9 +74,12 @@ static void widen_row(const T* x, int64_t n, float* out) {
 
 static void widen(const void* x, DType dtype, int64_t n, float* out) {
   switch (dtype) {
-    case DType::kFloat32: return widen_row(static_cast<const float*>(x), n, out);
-    case DType::kFloat16: return widen_row(static_cast<const Half*>(x), n, out);
-    case DType::kBFloat16: return widen_row(static_cast<const BFloat16*>(x), n, out);
+    case DType::kFloat32:
+      return widen_row(static_cast<const float*>(x), n, out);
+    case DType::kFloat16:
+      return widen_row(static_cast<const Half*>(x), n, out);
+    case DType::kBFloat16:
+      return widen_row(static_cast<const BFloat16*>(x), n, out);
   }
 }
 

@@ -34,8 +34,8 @@ struct DecisionTensors {
 DecisionTensors describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
   const bool has_heads = keys.dim() == 4;
   const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
-  DecisionTensors d{unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long),
-                    {}, {}, {}};
+  DecisionTensors d{
+      unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long), {}, {}, {}};
   d.problem.operation = Operation::kSelect;
   d.problem.has_cls = has_cls;
   d.problem.B = B;
@@ -45,8 +45,8 @@ DecisionTensors describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has
   d.problem.k = k;
   d.problem.m = m;
   const int64_t token_dim = keys.dim() - 2;
-  d.inputs.keys = {d.keys.const_data_ptr(), dtype_of(keys), has_heads ? d.keys.stride(1) : 0,
-                   d.keys.stride(token_dim), d.problem.H, d.problem.D};
+  d.inputs.keys = {d.keys.const_data_ptr(),  dtype_of(keys), has_heads ? d.keys.stride(1) : 0,
+                   d.keys.stride(token_dim), d.problem.H,    d.problem.D};
   d.inputs.key_image_stride = d.keys.stride(0);
   d.inputs.indices = d.indices.mutable_data_ptr<int64_t>();
   d.inputs.assignment = d.assignment.mutable_data_ptr<int64_t>();
@@ -59,19 +59,22 @@ DecisionTensors describe(const Tensor& keys, const Tensor& attn, int64_t k, int6
   const int64_t rank = attn.dim();
   d.problem.source = rank == 2 ? ScoreSource::kScores : rank == 3 ? ScoreSource::kRows : ScoreSource::kMatrix;
   const bool all_rows = rank == 4 && !has_cls;
-  d.inputs.attn = {a.const_data_ptr(), dtype_of(a), rank > 2 ? a.stride(1) : 0, rank == 4 ? a.stride(2) : 0,
-                   rank > 2 ? a.size(1) : 1, all_rows ? a.size(2) : 1, d.problem.S};
+  d.inputs.attn = {a.const_data_ptr(),
+                   dtype_of(a),
+                   rank > 2 ? a.stride(1) : 0,
+                   rank == 4 ? a.stride(2) : 0,
+                   rank > 2 ? a.size(1) : 1,
+                   all_rows ? a.size(2) : 1,
+                   d.problem.S};
   d.inputs.attn_image_stride = a.stride(0);
   return d;
 }
 
 // Queries and keys are taken in one dtype; where theirs differ, both as float32.
-DecisionTensors describe_qk(
-    const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-    const std::optional<Tensor>& lse) {
+DecisionTensors describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
+                            const std::optional<Tensor>& lse) {
   const bool same = queries.scalar_type() == keys.scalar_type();
-  DecisionTensors d =
-      describe_keys(same ? keys : torch::stable::to(keys, ScalarType::Float), k, m, has_cls);
+  DecisionTensors d = describe_keys(same ? keys : torch::stable::to(keys, ScalarType::Float), k, m, has_cls);
   d.problem.source = ScoreSource::kQueryKey;
   const Tensor& q = d.queries.emplace(unit_stride(same ? queries : torch::stable::to(queries, ScalarType::Float)));
   d.inputs.queries = q.const_data_ptr();
@@ -89,8 +92,13 @@ DecisionTensors describe_qk(
 }
 
 MergeInputs describe_merge(const Tensor& flat, const Tensor& tokens, const int64_t* assignment, MergeMode mode) {
-  return {flat.const_data_ptr(), dtype_of(flat), flat.stride(0), flat.stride(1), tokens.mutable_data_ptr(),
-          assignment,            mode};
+  return {flat.const_data_ptr(),
+          dtype_of(flat),
+          flat.stride(0),
+          flat.stride(1),
+          tokens.mutable_data_ptr(),
+          assignment,
+          mode};
 }
 
 ZipResult run_zip(DecisionTensors&& d, const Tensor& hidden, MergeMode mode) {
@@ -108,17 +116,15 @@ Decision run_select(DecisionTensors&& d) {
   return {d.indices, d.assignment};
 }
 
-ZipResult zip(
-    const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,
-    const std::string& merge) {
+ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,
+              const std::string& merge) {
   const MergeMode mode = parse_merge("zip", merge);
   check_zip(hidden, keys, attn, k, m, has_cls);
   return run_zip(describe(keys, attn, k, m, has_cls), hidden, mode);
 }
 
-ZipResult zip_qk(
-    const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-    const std::string& merge, const std::optional<Tensor>& lse) {
+ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
+                 bool has_cls, const std::string& merge, const std::optional<Tensor>& lse) {
   const MergeMode mode = parse_merge("zip_qk", merge);
   check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
   return run_zip(describe_qk(queries, keys, k, m, scale, has_cls, lse), hidden, mode);
@@ -129,9 +135,8 @@ Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bo
   return run_select(describe(keys, attn, k, m, has_cls));
 }
 
-Decision select_qk(
-    const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-    const std::optional<Tensor>& lse) {
+Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
+                   const std::optional<Tensor>& lse) {
   check_select_qk(queries, keys, k, m, has_cls, lse);
   return run_select(describe_qk(queries, keys, k, m, scale, has_cls, lse));
 }

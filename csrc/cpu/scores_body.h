@@ -8,8 +8,8 @@ namespace visionzip::cpu::VISIONZIP_ISA {
 
 using namespace visionzip::VISIONZIP_ISA;
 
-// Rows are added in blocks of this many, then the blocks, then the heads: a sum of thousands of small probabilities would
-// otherwise lose the last digits that tell two tokens apart.
+// Rows are added in blocks of this many, then the blocks, then the heads: a sum of thousands of small probabilities
+// would otherwise lose the last digits that tell two tokens apart.
 constexpr int64_t kRowBlock = 64;
 
 template <class T>
@@ -38,9 +38,12 @@ static void add_rows(const AttentionRows& a, float factor, float* scores, int64_
 
 static void add_rows(const AttentionRows& a, float factor, float* scores, int64_t begin, int64_t end) {
   switch (a.dtype) {
-    case DType::kFloat32: return add_rows<float>(a, factor, scores, begin, end);
-    case DType::kFloat16: return add_rows<Half>(a, factor, scores, begin, end);
-    case DType::kBFloat16: return add_rows<BFloat16>(a, factor, scores, begin, end);
+    case DType::kFloat32:
+      return add_rows<float>(a, factor, scores, begin, end);
+    case DType::kFloat16:
+      return add_rows<Half>(a, factor, scores, begin, end);
+    case DType::kBFloat16:
+      return add_rows<BFloat16>(a, factor, scores, begin, end);
   }
 }
 
@@ -64,8 +67,8 @@ static inline float exp_row(float* x, int64_t n, float shift) {
   return sum_lanes(sum);
 }
 
-static void softmax_sum(
-    float* logits, const float* lse, int64_t lse_head_stride, int64_t heads, int64_t S, float* scores) {
+static void softmax_sum(float* logits, const float* lse, int64_t lse_head_stride, int64_t heads, int64_t S,
+                        float* scores) {
   memset(scores, 0, static_cast<size_t>(S) * sizeof(float));
   for (int64_t h = 0; h < heads; h++) {
     float* row = logits + h * S;

@@ -77,9 +77,9 @@ Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, 
 
 Selection read_decision(const char* op, const int64_t* assignment, int64_t b, int64_t S, int64_t k, int64_t m) {
   const auto fail = [&](const std::string& what) {
-    throw std::runtime_error(
-        "visionzip::" + std::string(op) + ": assignment[" + std::to_string(b) + "]" + what +
-        "; expected a decision for k = " + std::to_string(k) + " and m = " + std::to_string(m) + ", as select returns it");
+    throw std::runtime_error("visionzip::" + std::string(op) + ": assignment[" + std::to_string(b) + "]" + what +
+                             "; expected a decision for k = " + std::to_string(k) + " and m = " + std::to_string(m) +
+                             ", as select returns it");
   };
   Selection selection;
   selection.kept.assign(static_cast<size_t>(k), -1);

@@ -62,16 +62,22 @@ static inline HalfBitVec load_half_bits(const void* p) {
   return v;
 }
 
-static inline Vec load(const BFloat16* p) { return from_bits(__builtin_convertvector(load_half_bits(p), BitVec) << 16); }
+static inline Vec load(const BFloat16* p) {
+  return from_bits(__builtin_convertvector(load_half_bits(p), BitVec) << 16);
+}
 
 #if defined(__AVX512F__)
-static inline Vec widen_half(HalfBitVec h) { return reinterpret_cast<Vec>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h))); }
+static inline Vec widen_half(HalfBitVec h) {
+  return reinterpret_cast<Vec>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h)));
+}
 static inline HalfBitVec narrow_half(Vec v) {
   return reinterpret_cast<HalfBitVec>(
       _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #elif defined(__F16C__)
-static inline Vec widen_half(HalfBitVec h) { return reinterpret_cast<Vec>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(h))); }
+static inline Vec widen_half(HalfBitVec h) {
+  return reinterpret_cast<Vec>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(h)));
+}
 static inline HalfBitVec narrow_half(Vec v) {
   return reinterpret_cast<HalfBitVec>(
       _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -171,8 +177,8 @@ static inline float max_lanes(Vec v) {  // NaN where there is one
 constexpr float kLog2E = 1.44269504088896341f;
 
 // 2^x, relative error below 2e-7; NaN stays NaN, and x below -125 gives 2^-125.  x is rounded to an integer by adding
-// 1.5 * 2^23; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative minimax, 7.5e-8); the integer is
-// added to the result's exponent.
+// 1.5 * 2^23; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative minimax, 7.5e-8); the integer
+// is added to the result's exponent.
 static inline Vec exp2(Vec x) {
   x = max(broadcast(-125.f), x);
   x = choose(x > broadcast(127.f), broadcast(127.f), x);

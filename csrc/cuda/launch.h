@@ -6,7 +6,8 @@
 namespace visionzip::cuda {
 
 template <class Params>
-cudaError_t launch(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream, const Params& params) {
+cudaError_t launch(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,
+                   const Params& params) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(threads);

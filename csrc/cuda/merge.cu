@@ -1,9 +1,8 @@
 // Launches of the merge kernels: which element type, and whether rows can be read 16 bytes at a time.
-#include "merge.cuh"
-
 #include <cstdint>
 
 #include "launch.h"
+#include "merge.cuh"
 
 namespace visionzip::cuda {
 
@@ -13,8 +12,8 @@ bool is_wide(const MergeParams& p) {
   const int64_t size = static_cast<int64_t>(size_of(p.dtype));
   const auto aligned = [](int64_t bytes) { return bytes % 16 == 0; };
   return aligned(static_cast<int64_t>(reinterpret_cast<uintptr_t>(p.in))) &&
-      aligned(static_cast<int64_t>(reinterpret_cast<uintptr_t>(p.out))) && aligned(p.C * size) &&
-      aligned(p.row_stride * size) && aligned(p.image_stride * size);
+         aligned(static_cast<int64_t>(reinterpret_cast<uintptr_t>(p.out))) && aligned(p.C * size) &&
+         aligned(p.row_stride * size) && aligned(p.image_stride * size);
 }
 
 template <class T>
@@ -29,9 +28,12 @@ cudaError_t launch_as(const MergeParams& p, cudaStream_t stream, bool backward) 
 
 cudaError_t launch_any(const MergeParams& p, cudaStream_t stream, bool backward) {
   switch (p.dtype) {
-    case DType::kFloat32: return launch_as<float>(p, stream, backward);
-    case DType::kFloat16: return launch_as<__half>(p, stream, backward);
-    case DType::kBFloat16: return launch_as<__nv_bfloat16>(p, stream, backward);
+    case DType::kFloat32:
+      return launch_as<float>(p, stream, backward);
+    case DType::kFloat16:
+      return launch_as<__half>(p, stream, backward);
+    case DType::kBFloat16:
+      return launch_as<__nv_bfloat16>(p, stream, backward);
   }
   return cudaErrorInvalidValue;
 }

@@ -1,7 +1,7 @@
-// merge and its adjoint.  One block makes one output row of one image (or, backwards, writes the gradients of the tokens
-// of one row): it reads the image's assignment, collects the row's tokens in ascending order, and lets each thread add
-// them up for its channels.  So every token's row is read once, sums have one order whatever the launch, and there are no
-// atomics.  An assignment that is no decision gives undefined rows, but never an access out of bounds.
+// merge and its adjoint.  One block makes one output row of one image (or, backwards, writes the gradients of the
+// tokens of one row): it reads the image's assignment, collects the row's tokens in ascending order, and lets each
+// thread add them up for its channels.  So every token's row is read once, sums have one order whatever the launch, and
+// there are no atomics.  An assignment that is no decision gives undefined rows, but never an access out of bounds.
 #pragma once
 
 #include "element.cuh"
@@ -22,9 +22,8 @@ struct RowScan {
 
 // Collects the current chunk's tokens of `row`; returns how many.  remaining: the tokens of earlier chunks that are not
 // kept; it is advanced.  Called by the whole block; ends with a barrier, so that all threads see the list.
-__device__ __forceinline__ int collect(
-    RowScan& scan, const int64_t* assignment, const MergeParams& p, int64_t row, int64_t chunk, int64_t step,
-    int64_t& remaining) {
+__device__ __forceinline__ int collect(RowScan& scan, const int64_t* assignment, const MergeParams& p, int64_t row,
+                                       int64_t chunk, int64_t step, int64_t& remaining) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = chunk + threadIdx.x;
   const int64_t own = token < p.S ? assignment[token] : -1;
@@ -54,7 +53,8 @@ __device__ __forceinline__ int collect(
   return count;
 }
 
-// Output row `row` of image `b`, channels kCount at a time.  A block with fewer threads than packs takes several rounds.
+// Output row `row` of image `b`, channels kCount at a time.  A block with fewer threads than packs takes several
+// rounds.
 template <class T, int kCount>
 __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_t row) {
   using P = Pack<T, kCount>;
@@ -99,8 +99,8 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
 }
 
 // How many tokens of the row are averaged into it.
-__device__ __forceinline__ int64_t count_averaged(
-    const MergeParams& p, RowScan& scan, const int64_t* assignment, int64_t row, int64_t step) {
+__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const int64_t* assignment,
+                                                  int64_t row, int64_t step) {
   int64_t remaining = 0, averaged = 0;
   for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
     const int count = collect(scan, assignment, p, row, chunk, step, remaining);

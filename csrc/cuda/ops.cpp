@@ -29,7 +29,7 @@ std::string gpu_name(int32_t device) {
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
   return "cuda:" + std::to_string(device) + " (compute capability " + std::to_string(major) + "." +
-      std::to_string(minor) + ")";
+         std::to_string(minor) + ")";
 }
 
 void check_launch(const char* op, cudaError_t error, int32_t device) {
@@ -37,18 +37,16 @@ void check_launch(const char* op, cudaError_t error, int32_t device) {
   cudaGetLastError();  // or the next call of somebody else would report it
   const std::string start = "visionzip::" + std::string(op) + ": ";
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-    throw std::runtime_error(
-        start + "no kernel for " + gpu_name(device) + "; this build has the architectures " VISIONZIP_CUDA_ARCHITECTURES
-                "; build with VISIONZIP_CUDA_ARCHS set to include it");
+    throw std::runtime_error(start + "no kernel for " + gpu_name(device) +
+                             "; this build has the architectures " VISIONZIP_CUDA_ARCHITECTURES
+                             "; build with VISIONZIP_CUDA_ARCHS set to include it");
   }
   throw std::runtime_error(start + "launch on " + gpu_name(device) + " failed: " + cudaGetErrorString(error));
 }
 
-
 template <class Launch>
-Tensor carry(
-    const char* op, const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, int64_t rows, MergeMode mode,
-    const Launch& launch) {
+Tensor carry(const char* op, const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, int64_t rows,
+             MergeMode mode, const Launch& launch) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor flat = flat_channels(x), contiguous_assignment = torch::stable::contiguous(assignment);
   Tensor out = torch::stable::new_empty(x, with_rows(x, rows));

@@ -17,12 +17,12 @@ struct Problem {
 };
 
 struct CpuPlan {
-  int64_t whole_images;   // one thread works on a whole image: no barrier, and its metric stays in the core's cache
-  int64_t shared_images;  // the last images, fewer than threads: all threads work on all of them, phase by phase
-  int64_t key_tokens;     // the fewest tokens whose keys a thread reads
-  int64_t whole_channels;  // channels that are merged at a time by a thread that works on a whole image
+  int64_t whole_images;     // one thread works on a whole image: no barrier, and its metric stays in the core's cache
+  int64_t shared_images;    // the last images, fewer than threads: all threads work on all of them, phase by phase
+  int64_t key_tokens;       // the fewest tokens whose keys a thread reads
+  int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
   int64_t shared_channels;  // and by threads that share one
-  int64_t query_chunks;    // column sums are shared by (head, chunk of queries); 1: by heads alone
+  int64_t query_chunks;     // column sums are shared by (head, chunk of queries); 1: by heads alone
   int64_t largest_temporary_bytes, workspace_bytes;  // not counting the outputs
 };
 

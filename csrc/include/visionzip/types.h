@@ -18,16 +18,16 @@ inline constexpr size_t size_of(DType dtype) { return dtype == DType::kFloat32 ?
 
 // Where the scores of a decision come from.
 enum class ScoreSource : int32_t {
-  kScores,  // finished: (B, S)
-  kRows,    // the rows that count, one a head: (B, H, S)
-  kMatrix,  // softmaxed attention: (B, H, S, S)
+  kScores,   // finished: (B, S)
+  kRows,     // the rows that count, one a head: (B, H, S)
+  kMatrix,   // softmaxed attention: (B, H, S, S)
   kQueryKey  // queries and keys, softmax inside
 };
 
 enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
 
-// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whoever computes them, so that the order of
-// the sums is fixed.
+// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whoever computes them, so that the
+// order of the sums is fixed.
 constexpr int64_t kQueryChunks = 4;
 
 // The remaining tokens number 0, step, 2 * step, ... are the targets.
