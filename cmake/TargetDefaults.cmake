@@ -52,6 +52,8 @@ endfunction()
 function(visionzip_link_torch target)
   target_include_directories(${target} SYSTEM PRIVATE "${TORCH_DIR}/include")
   target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=${VISIONZIP_TORCH_TARGET})
+  # torch's libraries carry copies of a few functions of the C++ library: ours shall come from the C++ library itself.
+  target_link_libraries(${target} PRIVATE stdc++)
   # libtorch.so itself exports nothing that we call.  It is named for what it depends on: torch's CPU library and, in a
   # torch with CUDA, the CUDA library, which the torch that we build against may not have.
   target_link_libraries(${target} PRIVATE
@@ -59,4 +61,19 @@ function(visionzip_link_torch target)
   set(hide_all "${PROJECT_SOURCE_DIR}/cmake/hide_all.map")
   target_link_options(${target} PRIVATE "LINKER:--version-script=${hide_all}")
   set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${hide_all}")
+endfunction()
+
+# CUDA sources, compiled for VISIONZIP_CUDA_ARCHITECTURES, and the CUDA runtime inside the library, so that it does not
+# matter which one torch brings.
+function(visionzip_link_cuda target)
+  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+  set_target_properties(${target} PROPERTIES
+    CUDA_ARCHITECTURES "${VISIONZIP_CUDA_ARCHITECTURES}"
+    CUDA_RUNTIME_LIBRARY None
+    LINKER_LANGUAGE CXX)
+  # torch's headers declare their CUDA part only for who asks.
+  target_compile_definitions(${target} PRIVATE USE_CUDA)
+  target_include_directories(${target} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--threads=${cores}>)
+  target_link_libraries(${target} PRIVATE "${VISIONZIP_CUDART}" ${CMAKE_DL_LIBS} rt pthread)
 endfunction()
