@@ -1,0 +1,168 @@
+"""torch.library.opcheck, fake kernels, torch.compile with dynamic sizes, torch.export."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from inputs import BF16, F16, F32, OPS, SMALL, ZIPPING, Call, Shape, random_call
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import visionzip_ext
+
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_static",
+    "test_aot_dispatch_dynamic",
+)
+SHAPES = (
+    SMALL,
+    Shape(B=1, S=12, C=3, H=2, D=4, k=4, m=0),
+    Shape(B=2, S=30, C=6, H=2, D=4, k=0, m=3, has_cls=False),
+    Shape(B=2, S=16, C=6, H=1, D=4, k=9, m=7, has_cls=False),
+)
+FORMS = (  # dtypes of hidden, keys and attn; form of attn; form of keys; merge; lse
+    ((F32, F32, F32), "matrix", "heads", "residual", False),
+    ((BF16, F32, F16), "rows", "mean", "mean", True),
+    ((F16, BF16, F32), "scores", "heads", "residual", True),
+)
+
+
+def calls(op: str, rng: torch.Generator, shape: Shape) -> list[Call]:
+    return [
+        random_call(op, rng, shape, dtypes, attn=attn, keys=keys, merge=merge, lse=lse)
+        for dtypes, attn, keys, merge, lse in FORMS
+    ]
+
+
+def moved(call: Call, backend) -> Call:
+    return call.with_tensors(**{name: x.to(backend.device) for name, x in call.tensors.items()})
+
+
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["plain", "grad"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(dispatched_backend, rng, op, shape, requires_grad):
+    for call in calls(op, rng, shape):
+        call = moved(call, dispatched_backend)
+        for x in call.tensors.values():
+            x.requires_grad_(requires_grad and x.is_floating_point())
+        overload = getattr(torch.ops.visionzip, op).default
+        torch.library.opcheck(overload, call.args, call.kwargs, test_utils=CHECKS)
+
+
+def test_opcheck_has_no_other_tests():
+    assert set(CHECKS) >= set(torch.testing._internal.optests.generate_tests.DEFAULT_TEST_UTILS)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_fake_results_are_like_real_ones(dispatched_backend, rng, op, shape):
+    for call in calls(op, rng, shape):
+        call = moved(call, dispatched_backend)
+        real = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        with FakeTensorMode() as mode:
+            faked = call.with_tensors(**{name: mode.from_tensor(x) for name, x in call.tensors.items()})
+            fake = getattr(torch.ops.visionzip, op)(*faked.args, **faked.kwargs)
+        both = [(real, fake)] if isinstance(real, torch.Tensor) else zip(real, fake, strict=True)
+        for a, b in both:
+            assert (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
+
+
+def _compiles_once(op: str, rng: torch.Generator, backend, shapes: list[Shape]) -> None:
+    """Compiled without a graph break for the first shape, `op` serves the others without another compilation."""
+
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def compiled(*args, **kwargs):
+        return getattr(torch.ops.visionzip, op)(*args, **kwargs)
+
+    torch._dynamo.reset()
+    for i, shape in enumerate(shapes):
+        call = moved(random_call(op, rng, shape), backend)
+        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+            torch.testing.assert_close(compiled(*call.args, **call.kwargs), eager, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("has_cls", [True, False], ids=["cls", "mean"])
+@pytest.mark.parametrize("op", OPS)
+def test_one_graph_for_every_batch_and_length(dispatched_backend, rng, op, has_cls):
+    sizes = ((2, 41), (3, 41), (3, 57), (5, 130))
+    shapes = [Shape(B=B, S=S, C=20, H=3, D=16, k=7, m=5, has_cls=has_cls) for B, S in sizes]
+    _compiles_once(op, rng, dispatched_backend, shapes)
+
+
+@pytest.mark.parametrize("op", ZIPPING)
+def test_one_graph_for_every_budget(dispatched_backend, rng, op):
+    shapes = [Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m) for k, m in ((7, 5), (9, 4), (20, 11))]
+    _compiles_once(op, rng, dispatched_backend, shapes)
+
+
+def test_the_functions_compile_to_their_named_tuples(rng):
+    call = random_call("zip", rng, SMALL)
+    decision = random_call("select", rng, SMALL)
+    torch._dynamo.reset()
+    zipped = torch.compile(visionzip_ext.zip, fullgraph=True, backend="aot_eager")(*call.args)
+    selected = torch.compile(visionzip_ext.select, fullgraph=True, backend="aot_eager")(*decision.args)
+    assert isinstance(zipped, visionzip_ext.ZipResult)
+    assert isinstance(selected, visionzip_ext.Decision)
+    for compiled, eager in ((zipped, visionzip_ext.zip(*call.args)), (selected, visionzip_ext.select(*decision.args))):
+        assert all(torch.equal(a, b) for a, b in zip(compiled, eager, strict=True))
+
+
+def test_inductor(rng):
+    """The default backend end to end, the operator between other operations, with its gradient."""
+    call = random_call("zip_qk", rng, SMALL)
+
+    def layer(hidden, queries, keys):
+        tokens, indices, assignment = visionzip_ext.zip_qk(hidden * 2, queries, keys, call.k, call.m, scale=0.25)
+        carried = visionzip_ext.merge(hidden + 1, assignment, call.k, call.m, merge="mean")
+        return tokens.tanh() + carried, indices
+
+    results = []
+    torch._dynamo.reset()
+    for function in (layer, torch.compile(layer, fullgraph=True, dynamic=True)):
+        hidden = call.tensors["hidden"].clone().requires_grad_()
+        out, indices = function(hidden, call.tensors["queries"], call.tensors["keys"])
+        results.append((out, indices, *torch.autograd.grad(out.square().sum(), hidden)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("op", ["zip", "zip_qk", "select", "select_qk", "merge"])
+def test_export_with_dynamic_sizes(rng, op):
+    example = random_call(op, rng, SMALL)
+
+    class Module(torch.nn.Module):
+        def forward(self, tensors):
+            return getattr(torch.ops.visionzip, op)(*tensors, example.k, example.m, **example.kwargs)
+
+    B, S = torch.export.Dim("B", min=1, max=4096), torch.export.Dim("S", min=SMALL.k + SMALL.m, max=8192)
+    dynamic = {
+        "hidden": {0: B, 1: S},
+        "x": {0: B, 1: S},
+        "assignment": {0: B, 1: S},
+        "queries": {0: B, 2: S},
+        "keys": {0: B, 2: S},
+        "attn": {0: B, 2: S, 3: S},
+    }
+    shapes = ([dynamic[name] for name in example.tensors],)
+    exported = torch.export.export(Module(), (list(example.tensors.values()),), dynamic_shapes=shapes)
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert f"visionzip.{op}.default" in targets
+    for B, S in ((1, 41), (4, 90)):
+        call = random_call(op, rng, Shape(B=B, S=S, C=20, H=3, D=16, k=example.k, m=example.m))
+        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        result = exported.module()(list(call.tensors.values()))
+        torch.testing.assert_close(result, eager, rtol=0, atol=0)
+
+
+def test_autograd_does_not_see_a_view_of_its_input(rng):
+    """An operator's results must not share memory with its arguments, not even where it changes nothing."""
+    for op, (k, m) in itertools.product(ZIPPING, ((41, 0), (7, 5))):
+        call = random_call(op, rng, Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m))
+        results = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        pointers = {x.untyped_storage().data_ptr() for x in call.tensors.values()}
+        assert not pointers & {x.untyped_storage().data_ptr() for x in results}
