@@ -18,8 +18,10 @@ from visionzip_ext.integrations.transformers import ZipDecision
 # As far apart as ten colours can be, and none of them grey, as merged patches are before they are tinted.
 _TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#f46fc8", "#bcbd22", "#17becf", "#1b1b7a")
 _TINT = 0.62  # how much of a merged patch is its target's colour
+_SHADE = 0.82  # merged patches stand back a little behind those that were kept
 _PANEL_INCHES = 4.6
 _DROPPED = (0.12, 0.12, 0.12)
+_PAPER, _INK = "#20242b", "white"  # dark, so that white frames show in the legend too
 
 
 def draw(path: Path, images: np.ndarray, decision: ZipDecision, note: str = "") -> None:
@@ -29,21 +31,31 @@ def draw(path: Path, images: np.ndarray, decision: ZipDecision, note: str = "") 
         path: the file to write.
         images: (B, height, width, 3) in [0, 1]: the pixels that went into the vision tower.
         decision: of the forward with these images.
-        note: a line below the legend.
+        note: a line above the legend.
     """
     count = len(images)
-    figure = Figure(figsize=(2 * _PANEL_INCHES, count * _PANEL_INCHES + 0.8), layout="constrained")
+    figure = Figure(figsize=(2 * _PANEL_INCHES, count * _PANEL_INCHES + 0.8), layout="constrained", facecolor=_PAPER)
     FigureCanvasAgg(figure)
     panels = figure.subplots(count, 2, squeeze=False)
     patches = decision.grid[0] * decision.grid[1]
-    panels[0, 0].set_title(f"what the encoder sees: {patches} patches")
-    panels[0, 1].set_title(f"what the language model sees: {decision.dominant + decision.contextual} tokens")
+    panels[0, 0].set_title(f"what the encoder sees: {patches} patches", color=_INK)
+    panels[0, 1].set_title(
+        f"what the language model sees: {decision.dominant + decision.contextual} tokens", color=_INK
+    )
     for row, image, rows_of_tokens in zip(panels, images, decision.assignment.cpu().numpy(), strict=True):
         _panel(row[0], image)
         _zipped_panel(row[1], image, rows_of_tokens[int(decision.has_cls) :].reshape(decision.grid), decision)
-    figure.legend(handles=_legend(decision), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    if note:
-        figure.supxlabel(note, fontsize=8, color="dimgrey")
+    legend = figure.legend(
+        handles=_legend(decision),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        title=note or None,
+        title_fontsize=9,
+    )
+    legend.get_title().set_color("lightgrey")
     figure.savefig(path, dpi=130)
 
 
@@ -72,7 +84,7 @@ def _zipped_panel(axes: Axes, image: np.ndarray, token_of: np.ndarray, decision:
             continue
         colour = colours[token - decision.dominant] if token >= 0 else _DROPPED
         grey = cell.mean(-1, keepdims=True)
-        cell[:] = (1 - _TINT) * grey + _TINT * np.asarray(colour)
+        cell[:] = _SHADE * ((1 - _TINT) * grey + _TINT * np.asarray(colour))
         if (row, column) in targets:
             axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="black", linewidth=1.6, zorder=3))
     _panel(axes, shown)
@@ -97,16 +109,14 @@ def _colours(count: int) -> np.ndarray:
 def _legend(decision: ZipDecision) -> list[Patch]:
     cls = " and CLS" if decision.has_cls else ""
     kept = decision.dominant - int(decision.has_cls)
-    handles = [Patch(facecolor="lightgrey", edgecolor="white", linewidth=1.5, label=f"clear: {kept} patches kept{cls}")]
+    handles = [
+        Patch(facecolor="none", edgecolor="white", linewidth=1.5, label=f"white frame: {kept} patches kept{cls}")
+    ]
     if decision.contextual == 0:
         return [*handles, Patch(facecolor=_DROPPED, label="dark: dropped")]
     colour = _colours(decision.contextual)[0]
     return [
         *handles,
-        Patch(
-            facecolor=colour, alpha=_TINT, label=f"tinted: merged, a colour for each of {decision.contextual} tokens"
-        ),
-        Patch(
-            facecolor=colour, alpha=_TINT, edgecolor="black", linewidth=1.5, label="black frame: merged into this one"
-        ),
+        Patch(facecolor=colour, label=f"tinted: merged, a colour for each of {decision.contextual} tokens"),
+        Patch(facecolor=colour, edgecolor="black", linewidth=1.5, label="black frame: merged into this one"),
     ]

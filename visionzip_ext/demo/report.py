@@ -83,13 +83,13 @@ def _costs(measurement: Measurement, budget: dict[str, int]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     table.add_column("full", justify="right")
     table.add_column(f"VisionZip {budget['dominant']} + {budget['contextual']}", justify="right", style="bold")
-    table.add_column("full / VisionZip", justify="right", style="green")
+    table.add_column("ratio", justify="right", style="green")
     _add_row(table, "visual tokens an image", [full.visual_tokens], [zipped.visual_tokens], str)
     _add_row(table, "encoder + selection", full.encoder_s, zipped.encoder_s, _seconds)
-    _add_row(table, "language model's prefill", full.prefill_s, zipped.prefill_s, _seconds)
+    _add_row(table, "language model prefill", full.prefill_s, zipped.prefill_s, _seconds)
     _add_row(table, "KV cache", [full.cache_bytes], [zipped.cache_bytes], _bytes)
     return table
 
