@@ -1,0 +1,96 @@
+"""The same image gives the same bits: alone, in any batch, in any order, run after run, at any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from inputs import BF16, DECIDING, DTYPES, F16, F32, OPS, ZIPPING, Call, Shape, dtype_name, random_call
+
+SHAPES = (
+    Shape(B=7, S=130, C=72, H=4, D=40, k=17, m=8),
+    Shape(B=5, S=301, C=33, H=3, D=33, k=20, m=40, has_cls=False),
+    Shape(B=3, S=577, C=1024, H=16, D=64, k=54, m=10),
+)
+
+
+def images(call: Call, which: list[int]) -> Call:
+    """The call on some of its images, in the order given."""
+    return call.with_tensors(**{name: x[which] for name, x in call.tensors.items()})
+
+
+def assert_same(actual, expected) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_any_batch(bitwise_backend, rng, op, shape, dtype):
+    """Alone, in pairs, in reversed order, and many times in one batch."""
+    call = random_call(op, rng, shape, (dtype, dtype, dtype))
+    together = call.on(bitwise_backend)
+    for b in range(shape.B):
+        assert_same(images(call, [b]).on(bitwise_backend), [x[[b]] for x in together])
+    last = shape.B - 1
+    for which in ([0, last], list(range(last, -1, -1)), [1] * 5 + [0], [b % shape.B for b in range(11)]):
+        assert_same(images(call, which).on(bitwise_backend), [x[which] for x in together])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_run_to_run(bitwise_backend, rng, op, shape):
+    call = random_call(op, rng, shape, (F16, BF16, F32))
+    first = call.on(bitwise_backend)
+    for _ in range(5):
+        assert_same(call.on(bitwise_backend), first)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=dtype_name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype):
+    """One image alone as well: its work may be shared out differently from a batch's."""
+    call = random_call(op, rng, shape, (dtype, dtype, dtype))
+    alone = images(call, [0])
+    threads(1)
+    expected, expected_alone = call.on(bitwise_backend), alone.on(bitwise_backend)
+    for number in (2, 3, 8):
+        threads(number)
+        assert_same(call.on(bitwise_backend), expected)
+        assert_same(alone.on(bitwise_backend), expected_alone)
+
+
+@pytest.mark.parametrize("op", ZIPPING + DECIDING)
+def test_results_do_not_depend_on_the_neighbours_of_a_long_image(bitwise_backend, rng, op):
+    """More images than threads, so that one thread works on several with the same scratch."""
+    shape = Shape(B=40, S=60, C=16, H=2, D=16, k=9, m=4)
+    call = random_call(op, rng, shape)
+    together = call.on(bitwise_backend)
+    for b in (0, 13, 39):
+        assert_same(images(call, [b]).on(bitwise_backend), [x[[b]] for x in together])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_after_other_sizes(bitwise_backend, rng, op):
+    """Nothing is left over from a call on a larger or smaller problem."""
+    call = random_call(op, rng, SHAPES[0])
+    first = call.on(bitwise_backend)
+    for shape in (SHAPES[2], Shape(B=1, S=9, C=3, H=1, D=2, k=2, m=1), SHAPES[1]):
+        random_call(op, rng, shape).on(bitwise_backend)
+        assert_same(call.on(bitwise_backend), first)
+
+
+@pytest.mark.parametrize("op", ["zip", "select"])
+def test_cls_rows_alone_decide_as_the_whole_attention_does(bitwise_backend, rng, op):
+    call = random_call(op, rng, SHAPES[0], (F32, F32, BF16))
+    rows = call.with_tensors(attn=call.tensors["attn"][:, :, 0])
+    assert_same(rows.on(bitwise_backend), call.on(bitwise_backend))
