@@ -159,7 +159,7 @@ def merge(x: Tensor, assignment: Tensor, k: int, m: int, merge: str = "residual"
     """
     B, S = assignment.shape
     stands, averaged, counts = _roles(assignment, k, m)
-    flat = _widen(x).reshape(B, S, -1)
+    flat = _widen(x).reshape(B, S, x.shape[2:].numel())
     row = assignment.clamp(min=0).unsqueeze(-1).expand_as(flat)
 
     def rows_of(mask: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def merge_backward(grad: Tensor, assignment: Tensor, k: int, m: int, merge: str 
     """The adjoint of `merge`: each input token (B, S, *) receives its row's gradient times its weight in that row."""
     B, S = assignment.shape
     stands, averaged, counts = _roles(assignment, k, m)
-    flat = _widen(grad).reshape(B, k + m, -1)
+    flat = _widen(grad).reshape(B, k + m, grad.shape[2:].numel())
     row = assignment.clamp(min=0)
     count = counts.gather(1, row).to(flat.dtype)
     weight_of_average = 1 / (count + 1) if merge == "mean" else 1 / count.clamp(min=1)

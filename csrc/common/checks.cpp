@@ -87,6 +87,13 @@ std::string dtype_name(ScalarType dtype) {
   return torch::headeronly::toString(dtype);
 }
 
+// Tensor::scalar_type refuses dtypes that are newer than the ABI that we target; the numbers of dtypes never change.
+ScalarType scalar_type_of(const Tensor& x) {
+  int32_t dtype;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  return static_cast<ScalarType>(dtype);
+}
+
 std::pair<int32_t, int32_t> device_of(const Tensor& x) {
   int32_t type;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
@@ -128,7 +135,7 @@ void check_rank(const char* op, const Named& x, std::initializer_list<Rank> rank
 constexpr Rank kHidden[] = {{3, "(B, S, C)"}};
 
 void check_dtype(const char* op, const Named& x, std::initializer_list<ScalarType> allowed) {
-  const ScalarType dtype = x.tensor.scalar_type();
+  const ScalarType dtype = scalar_type_of(x.tensor);
   std::vector<std::string> words;
   for (const ScalarType type : allowed) {
     if (type == dtype) return;
