@@ -162,13 +162,13 @@ class TestOracles:
         keys = []
         vision_layers(untouched)[-2].self_attn.k_proj.register_forward_hook(lambda *call: keys.append(call[2]))
         with torch.no_grad():
-            outputs = untouched.model.vision_tower(tiny.pixels(3), output_attentions=True, output_hidden_states=True)
+            outputs = untouched.model.vision_tower(tiny.pixels(32), output_attentions=True, output_hidden_states=True)
             per_head = keys[0].unflatten(-1, (4, -1)).transpose(1, 2)
             tokens, indices, assignment = reference.zip(
                 outputs.hidden_states[-2], per_head, outputs.attentions[-2], K, M, has_cls=True, merge=merge
             )
             expected = untouched.model.multi_modal_projector(tokens)
-            got = features(compress(model, dominant=K, contextual=M, merge=merge), tiny.pixels(3))
+            got = features(compress(model, dominant=K, contextual=M, merge=merge), tiny.pixels(32))
         assert torch.equal(last_zip(model).indices, indices)
         assert torch.equal(last_zip(model).assignment, assignment)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -357,6 +357,15 @@ class TestEncoder:
             features(compressed, tiny.pixels(1))
         compress(compressed, dominant=K, contextual=M)
         assert torch.equal(features(compressed, tiny.pixels(1)), expected)
+
+    def test_nothing_is_kept_of_forwards_that_are_not_zipped(self, compressed):
+        """Of the tower's own use, and of gradient checkpointing's second forward; their tensors would stay alive."""
+        compressed.train().gradient_checkpointing_enable({"use_reentrant": False})
+        features(compressed, tiny.pixels(1)).sum().backward()
+        compressed.model.vision_tower(tiny.pixels(1))
+        tower = compressed.model._visionzip.tower
+        assert tower._select_layer_output is None
+        assert tower._tap._log is None
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision(self, model, dtype):
