@@ -300,7 +300,7 @@ def test_cuda_library_holds_the_architectures_asked_for(installed):
 
 
 def test_no_kernel_object_offers_its_code_to_others(installed, source):
-    """A weak function in a file compiled for AVX-512 may be chosen by the linker for all, and end on a CPU without it."""
+    """Of a weak function the linker takes any copy for all: the AVX-512 one would end on a CPU without it."""
     objects = [path for path in source.glob("build/*/**/kernels_*.o") if "baseline" not in path.name]
     if "avx2" in _C.build_info()["instruction_sets"]:
         assert {path.name.split(".")[0] for path in objects} == {
