@@ -256,3 +256,46 @@ def check(call: Call, results: tuple[Tensor, ...]) -> None:
     if "hidden" in call.tensors:
         merge = call.options["merge"]
         check_merge(results[0], call.tensors["hidden"], assignment, call.k, call.m, merge)
+
+
+def released_recipe(hidden: Tensor, keys: Tensor, attn: Tensor, k: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The released implementation's steps for an encoder with CLS: (tokens, mask of kept tokens, targets joined).
+
+    Top-k of the CLS row's sum over heads, masks, head-mean keys of length one, a product with a one-hot matrix. The
+    last result is (B, S - k - m): for each token that is merged, in ascending order, the number of its target.
+    """
+    B, S, C = hidden.shape
+    top = attn[:, :, 0, 1:].sum(1).topk(k - 1, dim=1).indices + 1
+    kept = torch.zeros(B, S, dtype=torch.bool).scatter_(1, torch.cat([top.new_zeros(B, 1), top], 1), True)
+    dominant = hidden[kept].view(B, k, C)
+    rest, metric = hidden[~kept].view(B, S - k, C), keys.mean(1)[~kept].view(B, S - k, -1)
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+
+    is_target = torch.zeros(S - k, dtype=torch.bool)
+    is_target[torch.arange(0, S - k, max(1, (S - k) // m))[:m]] = True
+    joined = (metric[:, ~is_target] @ metric[:, is_target].mT).argmax(-1)
+    one_hot = torch.nn.functional.one_hot(joined, m).to(hidden.dtype)
+    means = one_hot.mT @ rest[:, ~is_target] / one_hot.sum(1).clamp(min=1)[..., None]
+    return torch.cat([dominant, rest[:, is_target] + means], 1), kept, joined
+
+
+def is_clear(call: Call) -> bool:
+    """Whether no score and no similarity of a call stands so near to another that rounding might decide."""
+    scores = score(call)
+    k, m = call.k, call.m
+    for b, (value, slack) in enumerate(zip(scores.value, scores.slack, strict=True)):
+        order = best_first(value.tolist(), call.has_cls)
+        margin = 4 * slack.max()
+        if k < len(order) and value[order[k - 1]] - value[order[k]] <= margin and k > call.has_cls:
+            return False
+        rest = torch.tensor(sorted(order[k:]))
+        keys = call.tensors["keys"][b]
+        keys = keys if keys.ndim == 3 else keys[None]
+        ranks = torch.tensor(target_ranks(len(rest), m))
+        merging = torch.ones(len(rest), dtype=torch.bool)
+        merging[ranks] = False
+        near = similarity(keys[:, rest[merging]], keys[:, rest[ranks]])
+        best = near.value.topk(min(2, m), dim=-1).values
+        if m > 1 and (best[:, 0] - best[:, 1] <= 4 * near.slack.amax(-1)).any():
+            return False
+    return True
