@@ -2,7 +2,9 @@
 // in Python (visionzip_ext/).  What each operator computes is said in visionzip_ext/ops.py and reference.py.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(visionzip, m) {
+#include "common/library.h"
+
+STABLE_TORCH_LIBRARY(VISIONZIP_LIBRARY, m) {
   m.def(
       "zip(Tensor hidden, Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True, "
       "str merge=\"residual\") -> (Tensor tokens, Tensor indices, Tensor assignment)");

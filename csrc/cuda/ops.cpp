@@ -1,8 +1,6 @@
 // The operators on CUDA tensors: checks -> parameters -> launch.  Operators that are not registered here run the
 // reference (visionzip_ext/_fallback.py), which merges through this library.
 #include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,17 +10,13 @@
 
 #include "common/checks.h"
 #include "common/layout.h"
+#include "common/library.h"
+#include "device.h"
 #include "merge.h"
 
 namespace visionzip::cuda {
 
 namespace {
-
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
-}
 
 std::string gpu_name(int32_t device) {
   int major = 0, minor = 0;
@@ -47,7 +41,8 @@ void check_launch(const char* op, cudaError_t error, int32_t device) {
 template <class Launch>
 Tensor carry(const char* op, const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, int64_t rows,
              MergeMode mode, const Launch& launch) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const int32_t device = device_of(x);
+  const DeviceGuard guard(device);
   const Tensor flat = flat_channels(x), contiguous_assignment = torch::stable::contiguous(assignment);
   Tensor out = torch::stable::new_empty(x, with_rows(x, rows));
   if (out.numel() == 0) return out;
@@ -64,7 +59,6 @@ Tensor carry(const char* op, const Tensor& x, const Tensor& assignment, int64_t 
   p.m = m;
   p.dtype = dtype_of(x);
   p.mode = mode;
-  const int32_t device = x.get_device_index();
   check_launch(op, launch(p, current_stream(device)), device);
   return out;
 }
@@ -83,7 +77,7 @@ Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, i
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(visionzip, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(VISIONZIP_LIBRARY, VISIONZIP_CUDA_KEY, m) {
   m.impl("merge", TORCH_BOX(&merge));
   m.impl("merge_backward", TORCH_BOX(&merge_backward));
 }
