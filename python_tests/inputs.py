@@ -64,6 +64,7 @@ SHAPES = (
     Shape(B=2, S=64, C=8, H=2, D=32, k=1, m=8),  # CLS alone kept
     Shape(B=2, S=64, C=9, H=2, D=32, k=5, m=1),  # one target
     Shape(B=2, S=45, C=1, H=3, D=1, k=5, m=4),  # one channel
+    Shape(B=2, S=45, C=3, H=2, D=0, k=5, m=4),  # keys without channels: all equal
     Shape(B=1, S=1, C=8, H=2, D=8, k=1, m=0),  # CLS and nothing else
     Shape(B=2, S=1, C=5, H=1, D=4, k=0, m=1, has_cls=False),  # one token, a target
     Shape(B=2, S=2, C=5, H=1, D=4, k=1, m=1),
@@ -153,7 +154,7 @@ def random_call(
     elif op.endswith("_qk"):
         tensors["queries"] = random_keys(rng, shape, of_keys)
         tensors["keys"] = random_keys(rng, shape, of_keys)
-        options["scale"] = shape.D**-0.5
+        options["scale"] = max(shape.D, 1) ** -0.5
         if lse:
             logits = tensors["queries"].float() @ tensors["keys"].float().mT * options["scale"]
             tensors["lse"] = logits.logsumexp(-1)
