@@ -48,7 +48,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, chosen, ids=str)
 
 
+def _seed_of(request: pytest.FixtureRequest) -> int:
+    """A test's own: the same in any selection of tests of the same run's seed."""
+    return _SEED ^ zlib.crc32(request.node.nodeid.encode())
+
+
+@pytest.fixture(autouse=True)
+def _global_generators(request: pytest.FixtureRequest) -> None:
+    """Whoever draws from torch's own generator, or from Python's, repeats as well."""
+    random.seed(_seed_of(request))
+    torch.manual_seed(_seed_of(request))
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> torch.Generator:
-    """Random numbers of this test alone: the same in any selection of tests with the same seed."""
-    return torch.Generator().manual_seed(_SEED ^ zlib.crc32(request.node.nodeid.encode()))
+    """Random numbers of this test alone."""
+    return torch.Generator().manual_seed(_seed_of(request))
