@@ -48,7 +48,9 @@ format: $(STAMPS)/requirements
 	$(BIN)/ruff format $(python_files)
 	$(BIN)/clang-format -i $(cpp_files)
 
+# setuptools collects a wheel's files in build/lib*, and would keep those that the sources no longer have.
 wheel: setup
+	rm -rf build/lib*
 	$(BIN)/pip wheel . --no-build-isolation --no-deps --wheel-dir dist
 
 test-abi: setup
