@@ -41,9 +41,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _merge_word(op: str, merge: str) -> None:
-    torch._check(
-        merge in _MERGE_WORDS, lambda: f'visionzip::{op}: merge is "{merge}"; expected "residual" or "mean"'
-    )
+    torch._check(merge in _MERGE_WORDS, lambda: f'visionzip::{op}: merge is "{merge}"; expected "residual" or "mean"')
 
 
 def _rank(op: str, name: str, x: Tensor, ranks: dict[int, str]) -> None:
@@ -181,9 +179,7 @@ def check_select_qk(queries: Tensor, keys: Tensor, k, m, *, has_cls: bool, lse: 
 
 def _check_carried(op: str, name: str, x: Tensor, assignment: Tensor, k, m, merge: str) -> None:
     _merge_word(op, merge)
-    torch._check(
-        x.ndim >= 2, lambda: f"visionzip::{op}: {name} has shape {_shape(x.shape)}; expected (B, S, *)"
-    )
+    torch._check(x.ndim >= 2, lambda: f"visionzip::{op}: {name} has shape {_shape(x.shape)}; expected (B, S, *)")
     _rank(op, "assignment", assignment, {2: "(B, S)"})
     _dtype(op, name, x)
     _dtype(op, "assignment", assignment, (torch.int64,))

@@ -49,7 +49,7 @@ def zip(
     has_cls: bool = True,
     merge: str = "residual",
 ) -> ZipResult:
-    """Keep the k tokens that are attended to most, merge the others into m: score, select, assign and merge in one pass.
+    """Keep the k tokens that are attended to most and merge the others into m: score, select, assign, merge in one pass.
 
     Differentiable in `hidden`.
 
@@ -57,8 +57,8 @@ def zip(
         hidden: (B, S, C), the select layer's output tokens.
         keys: (B, S, D), or (B, H, S, D) of which the mean over heads is taken: that layer's keys (section 3.3: the
             similarity that merging goes by).
-        attn: softmaxed attention (B, H, S, S); or only the CLS rows, one a head (B, H, S); or finished scores (B, S).
-        k: dominant tokens, CLS among them. The defaults 54 + 10 = 64 are the paper's setting for LLaVA-1.5 at 64 tokens.
+        attn: softmaxed attention (B, H, S, S); or its CLS rows, one a head (B, H, S); or finished scores (B, S).
+        k: dominant tokens, CLS among them. The defaults, 54 + 10, are the paper's for LLaVA-1.5 at 64 tokens.
         m: contextual (merged) tokens.
         has_cls: token 0 is CLS: scores are its attention, summed over heads, and it is always kept. Otherwise scores
             are the mean attention that a token receives from all tokens (section 3.2).
@@ -102,9 +102,7 @@ def zip_qk(
         RuntimeError: as `zip`.
     """
     return ZipResult(
-        *torch.ops.visionzip.zip_qk(
-            hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse
-        )
+        *torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse)
     )
 
 

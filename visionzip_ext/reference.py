@@ -42,7 +42,7 @@ def attention_scores(attn: Tensor, has_cls: bool) -> Tensor:
     """How much each token is attended to: (B, S), from given attention.
 
     Args:
-        attn: softmaxed attention (B, H, S, S); or the rows that count, one a head, (B, H, S); or finished scores (B, S).
+        attn: softmaxed attention (B, H, S, S); the rows that count, one a head, (B, H, S); or finished scores (B, S).
         has_cls: token 0 is CLS: its row is summed over heads. Without it: the mean over heads and rows.
     """
     attn = _widen(attn[:, :, 0] if has_cls and attn.ndim == 4 else attn)
@@ -186,7 +186,7 @@ def merge_backward(grad: Tensor, assignment: Tensor, k: int, m: int, merge: str 
     weight = torch.where(stands, weight_of_standing, torch.where(averaged, weight_of_average, 0))
     rows = flat.gather(1, row.unsqueeze(-1).expand(B, S, flat.shape[2]))
     out = torch.where((weight > 0).unsqueeze(-1), rows * weight.unsqueeze(-1), 0)
-    return out.to(grad.dtype).reshape(B, S, *grad.shape[2:])
+    return out.to(grad.dtype).reshape(B, S, *grad.shape[2:]).contiguous()
 
 
 def select(keys: Tensor, attn: Tensor, k: int, m: int, has_cls: bool = True) -> tuple[Tensor, Tensor]:
