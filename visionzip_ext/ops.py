@@ -49,7 +49,7 @@ def zip(
     has_cls: bool = True,
     merge: str = "residual",
 ) -> ZipResult:
-    """Keep the k tokens that are attended to most and merge the others into m: score, select, assign, merge in one pass.
+    """Keep the k tokens that are attended to most, merge the others into m: one pass from scores to merged rows.
 
     Differentiable in `hidden`.
 

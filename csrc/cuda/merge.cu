@@ -23,7 +23,7 @@ cudaError_t launch_as(const MergeParams& p, cudaStream_t stream, bool backward) 
   const auto blocks = static_cast<unsigned>(rows < kMostBlocks ? rows : kMostBlocks);
   const auto kernel = backward ? (is_wide(p) ? merge_backward_kernel<T, kWidePack<T>> : merge_backward_kernel<T, 1>)
                                : (is_wide(p) ? merge_kernel<T, kWidePack<T>> : merge_kernel<T, 1>);
-  return launch(kernel, blocks, kMergeThreads, stream, p);
+  return launch(kernel, {blocks, kMergeThreads}, stream, p);
 }
 
 cudaError_t launch_any(const MergeParams& p, cudaStream_t stream, bool backward) {
