@@ -226,3 +226,22 @@ def test_every_query_has_its_say(backend, rng, loud):
     keys = normal(rng, 1, 2, 300, 8)
     call = Call("select_qk", {"queries": queries, "keys": keys}, 5, 1, {"scale": 1.0, "has_cls": False})
     oracle.check(call, call.on(backend))
+
+
+@pytest.mark.parametrize("has_cls", [True, False], ids=["cls", "mean"])
+@pytest.mark.parametrize("S", [33, 70, 300])
+def test_logits_far_below_zero(backend, rng, S, has_cls):
+    """All of them, so that a zero in a block's padding would be the row's maximum."""
+    queries = torch.full((1, 2, S, 16), 20.0)
+    keys = -20 - torch.rand(1, 2, S, 16, generator=rng) / 10
+    call = Call("select_qk", {"queries": queries, "keys": keys}, 5, 3, {"scale": 0.25, "has_cls": has_cls})
+    oracle.check(call, call.on(backend))
+
+
+@pytest.mark.parametrize("has_cls", [True, False], ids=["cls", "mean"])
+def test_keys_without_channels(backend, rng, has_cls):
+    """All logits are zero, also where an earlier call left something else in memory."""
+    for D in (32, 0, 32, 0):
+        shape = Shape(B=3, S=50, C=4, H=4, D=D, k=5, m=3, has_cls=has_cls)
+        indices, _ = random_call("select_qk", rng, shape).on(backend)
+        assert D or indices.tolist() == [[0, 1, 2, 3, 4]] * 3
