@@ -168,6 +168,22 @@ def random_call(
     return Call(op, tensors, shape.k, shape.m, options)
 
 
+def nearly_tied(call: Call) -> Call:
+    """The call with keys and attention that differ between tokens by little more than float32's rounding.
+
+    Which tokens are kept and which target is nearest then hangs on the last bits of scores and similarities, which the
+    results do not show otherwise.
+    """
+    tensors = {}
+    for name, x in call.tensors.items():
+        if name == "keys":
+            wide = x.float()
+            tensors[name] = wide.narrow(-2, 0, 1) + wide * 2e-7
+        elif name == "attn":
+            tensors[name] = 1 / x.shape[-1] + (x.float() - 1 / x.shape[-1]) * 1e-6
+    return call.with_tensors(**tensors)
+
+
 def random_assignment(rng: torch.Generator, shape: Shape) -> Tensor:
     """A random decision (B, S): any k tokens kept, CLS among them, and any target for each token to merge."""
     scores = torch.rand(shape.B, shape.S, generator=rng)

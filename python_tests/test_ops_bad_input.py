@@ -20,7 +20,7 @@ WRONG_DTYPES = [
     *(torch.float64, torch.complex32, torch.complex64, torch.complex128, torch.bool),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz, torch.float8_e8m0fnu),
 ]
 QK = ("zip_qk", "select_qk")
 GIVEN = ("zip", "select")

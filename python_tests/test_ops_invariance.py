@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from inputs import BF16, DECIDING, DTYPES, F16, F32, OPS, ZIPPING, Call, Shape, dtype_name, random_call
+from inputs import BF16, DECIDING, DTYPES, F16, F32, OPS, ZIPPING, Call, Shape, dtype_name, nearly_tied, random_call
 
 SHAPES = (
     Shape(B=7, S=130, C=72, H=4, D=40, k=17, m=8),
     Shape(B=5, S=301, C=33, H=3, D=33, k=20, m=40, has_cls=False),
     Shape(B=3, S=577, C=1024, H=16, D=64, k=54, m=10),
+    Shape(B=5, S=150, C=16, H=16, D=24, k=40, m=16, has_cls=False),  # many heads
+)
+
+
+def _as_it_is(call: Call) -> Call:
+    return call
+
+
+OPS_AND_VALUES = pytest.mark.parametrize(
+    ("op", "values"), [(op, _as_it_is) for op in OPS] + [(op, nearly_tied) for op in DECIDING]
 )
 
 
@@ -33,10 +43,10 @@ def threads():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
-def test_any_batch(bitwise_backend, rng, op, shape, dtype):
+@OPS_AND_VALUES
+def test_any_batch(bitwise_backend, rng, op, shape, dtype, values):
     """Alone, in pairs, in reversed order, and many times in one batch."""
-    call = random_call(op, rng, shape, (dtype, dtype, dtype))
+    call = values(random_call(op, rng, shape, (dtype, dtype, dtype)))
     together = call.on(bitwise_backend)
     for b in range(shape.B):
         assert_same(images(call, [b]).on(bitwise_backend), [x[[b]] for x in together])
@@ -46,9 +56,9 @@ def test_any_batch(bitwise_backend, rng, op, shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
-def test_run_to_run(bitwise_backend, rng, op, shape):
-    call = random_call(op, rng, shape, (F16, BF16, F32))
+@OPS_AND_VALUES
+def test_run_to_run(bitwise_backend, rng, op, shape, values):
+    call = values(random_call(op, rng, shape, (F16, BF16, F32)))
     first = call.on(bitwise_backend)
     for _ in range(5):
         assert_same(call.on(bitwise_backend), first)
@@ -56,10 +66,10 @@ def test_run_to_run(bitwise_backend, rng, op, shape):
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=dtype_name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
-def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype):
+@OPS_AND_VALUES
+def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype, values):
     """One image alone as well: its work may be shared out differently from a batch's."""
-    call = random_call(op, rng, shape, (dtype, dtype, dtype))
+    call = values(random_call(op, rng, shape, (dtype, dtype, dtype)))
     alone = images(call, [0])
     threads(1)
     expected, expected_alone = call.on(bitwise_backend), alone.on(bitwise_backend)
@@ -73,7 +83,7 @@ def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype):
 def test_results_do_not_depend_on_the_neighbours_of_a_long_image(bitwise_backend, rng, op):
     """More images than threads, so that one thread works on several with the same scratch."""
     shape = Shape(B=40, S=60, C=16, H=2, D=16, k=9, m=4)
-    call = random_call(op, rng, shape)
+    call = nearly_tied(random_call(op, rng, shape))
     together = call.on(bitwise_backend)
     for b in (0, 13, 39):
         assert_same(images(call, [b]).on(bitwise_backend), [x[[b]] for x in together])
@@ -91,6 +101,6 @@ def test_after_other_sizes(bitwise_backend, rng, op):
 
 @pytest.mark.parametrize("op", ["zip", "select"])
 def test_cls_rows_alone_decide_as_the_whole_attention_does(bitwise_backend, rng, op):
-    call = random_call(op, rng, SHAPES[0], (F32, F32, BF16))
+    call = nearly_tied(random_call(op, rng, SHAPES[0], (F32, F32, BF16)))
     rows = call.with_tensors(attn=call.tensors["attn"][:, :, 0])
     assert_same(rows.on(bitwise_backend), call.on(bitwise_backend))
