@@ -25,11 +25,11 @@ from torch import Tensor
 from visionzip_ext import reference
 
 SHAPES = (
-    Shape(B=2, S=13, C=3, H=2, D=4, k=4, m=3),
-    Shape(B=2, S=12, C=3, H=2, D=4, k=4, m=0),
-    Shape(B=2, S=12, C=3, H=2, D=4, k=4, m=6, has_cls=False),
-    Shape(B=2, S=8, C=3, H=2, D=4, k=8, m=0),
-    Shape(B=2, S=9, C=3, H=2, D=4, k=0, m=2, has_cls=False),
+    Shape(B=2, S=11, C=2, H=2, D=4, k=4, m=3),
+    Shape(B=1, S=9, C=2, H=2, D=4, k=4, m=0),
+    Shape(B=1, S=12, C=2, H=2, D=4, k=4, m=6, has_cls=False),
+    Shape(B=1, S=5, C=3, H=2, D=4, k=5, m=0),
+    Shape(B=1, S=9, C=2, H=2, D=4, k=0, m=2, has_cls=False),
 )
 FIRST = {"zip": "hidden", "zip_qk": "hidden", "merge": "x", "merge_backward": "grad"}
 

@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import visionzip_ext
 from visionzip_ext import _checks, _fallback
 
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+
 GOOD = Shape(B=2, S=10, C=6, H=2, D=4, k=3, m=2)
 
 FLOATS = "float32, float16 or bfloat16"
