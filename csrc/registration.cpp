@@ -18,5 +18,10 @@ STABLE_TORCH_LIBRARY(VISIONZIP_LIBRARY, m) {
       "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
       "Tensor? lse=None) -> (Tensor indices, Tensor assignment)");
   m.def("merge(Tensor x, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
+  // The decision by visionzip_ext.reference, for problems that a device's kernels do not cover.
+  m.def("_select_reference(Tensor keys, Tensor attn, SymInt k, SymInt m, bool has_cls) -> (Tensor, Tensor)");
+  m.def(
+      "_select_qk_reference(Tensor queries, Tensor keys, SymInt k, SymInt m, float scale, bool has_cls, Tensor? lse) "
+      "-> (Tensor, Tensor)");
   m.def("merge_backward(Tensor grad, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
 }

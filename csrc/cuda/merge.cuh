@@ -64,7 +64,7 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
   const int64_t step = target_step(p.S - p.k, p.m);
   for (int64_t first = 0; first < p.C; first += int64_t{kMergeThreads} * kCount) {
     const int64_t c = first + int64_t{threadIdx.x} * kCount;
-    float stands[kCount] = {}, sum[kCount] = {};
+    float stands[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
     int64_t remaining = 0, averaged = 0;
     for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
       const int count = collect(scan, assignment, p, row, chunk, step, remaining);
@@ -78,7 +78,13 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
         for (int e = 0; e < kCount; e++) {
           const float value = widen(pack.element[e]);
           stands[e] = is_averaged ? stands[e] : value;
-          sum[e] = is_averaged ? sum[e] + value : sum[e];
+          segment[e] = is_averaged ? segment[e] + value : segment[e];
+        }
+        if (!is_averaged || averaged % kSegment) continue;
+#pragma unroll
+        for (int e = 0; e < kCount; e++) {
+          sum[e] += segment[e];
+          segment[e] = 0;
         }
       }
     }
@@ -88,6 +94,7 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
 #pragma unroll
       for (int e = 0; e < kCount; e++) {
         float value = stands[e];
+        if (averaged % kSegment) sum[e] += segment[e];
         if (averaged > 0) {
           value = p.mode == MergeMode::kMean ? (value + sum[e]) / (n + 1.f) : value + sum[e] / n;
         }

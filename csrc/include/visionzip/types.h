@@ -30,6 +30,9 @@ enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
 // order of the sums is fixed.
 constexpr int64_t kQueryChunks = 4;
 
+// On a GPU a merged row's sum is formed of partial sums of so many tokens, in ascending order, and of those in order.
+constexpr int kSegment = 16;
+
 // The remaining tokens number 0, step, 2 * step, ... are the targets.
 VISIONZIP_HOST_DEVICE inline constexpr int64_t target_step(int64_t remaining, int64_t m) {
   return m > 0 && remaining / m > 1 ? remaining / m : 1;

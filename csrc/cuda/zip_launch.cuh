@@ -1,0 +1,21 @@
+// Launches of the fused kernel for one element type and one kind of team.  zip_<team>_<dtype>.cu instantiate it, a file
+// each, so that they compile side by side.
+#pragma once
+
+#include "launch.h"
+#include "zip.h"
+#include "zip_kernel.cuh"
+
+namespace visionzip::cuda {
+
+template <class T, class Team>
+cudaError_t launch_zip_as(const ZipParams& params, const ZipPlan& plan, cudaStream_t stream) {
+  LaunchShape shape{static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.threads)};
+  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes);
+  if (plan.path == Path::kCluster) shape.cluster_blocks = static_cast<unsigned>(params.team_blocks);
+  shape.cooperative = plan.path == Path::kGrid;
+  return params.queries ? launch(zip_kernel<T, true, Team>, shape, stream, params)
+                        : launch(zip_kernel<T, false, Team>, shape, stream, params);
+}
+
+}  // namespace visionzip::cuda

@@ -1,0 +1,144 @@
+// Phase 2: the block's tokens' scores, as integers in the order of floats, from given attention or from logits.
+#pragma once
+
+#include "zip_image.cuh"
+
+namespace visionzip::cuda {
+
+__device__ __forceinline__ float load_any(const void* p, int64_t i, DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return static_cast<const float*>(p)[i];
+    case DType::kFloat16:
+      return widen(static_cast<const __half*>(p)[i]);
+    default:
+      return widen(static_cast<const __nv_bfloat16*>(p)[i]);
+  }
+}
+
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void store_score(const ZipImage<T, kFromQueries, Team>& z, int local, float score) {
+  const int token = z.first_token + local;
+  z.template at<unsigned>(z.p.at.scores)[token] = z.p.has_cls && token == 0 ? kHighest : ordered(score);
+}
+
+// One row a head (or finished scores): heads ascending.  From the last warps, which have the fewest keys to read.
+template <class T, class Team>
+__device__ __forceinline__ void score_rows(const ZipImage<T, false, Team>& z) {
+  const ZipParams& p = z.p;
+  for (int x = z.threads - 1 - z.tid; x < z.own_tokens; x += z.threads) {
+    const int64_t at = z.b * p.attn_image + z.first_token + x;
+    float sum = 0;
+#pragma unroll 8
+    for (int h = 0; h < p.attn_heads; h++) sum += load_any(p.attn, at + h * p.attn_head, p.attn_dtype);
+    store_score(z, x, sum);
+  }
+}
+
+// The mean of an attention matrix: a thread adds one column of one head, in blocks of 64 rows, because a plain sum of
+// thousands of small probabilities loses the digits that tell two tokens apart.
+template <class T, class Team>
+__device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) {
+  const ZipParams& p = z.p;
+  constexpr int kRows = 64;
+  float* head_sums = z.template at<float>(p.at.logits);
+  for (int x = z.tid; x < z.own_tokens * p.attn_heads; x += z.threads) {
+    const int h = x / z.own_tokens, local = x - h * z.own_tokens;
+    const int64_t at = z.b * p.attn_image + h * p.attn_head + z.first_token + local;
+    float sum = 0;
+    for (int row = 0; row < p.attn_rows; row += kRows) {
+      const int stop = min(row + kRows, p.attn_rows);
+      float block = 0;
+#pragma unroll 8
+      for (int i = row; i < stop; i++) block += load_any(p.attn, at + i * p.attn_row, p.attn_dtype);
+      sum += block;
+    }
+    head_sums[x] = sum;
+  }
+  __syncthreads();
+  for (int x = z.tid; x < z.own_tokens; x += z.threads) {
+    float sum = 0;
+    for (int h = 0; h < p.attn_heads; h++) sum += head_sums[h * z.own_tokens + x];
+    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(p.attn_rows)));
+  }
+}
+
+// A chunk's maximum and sum for each head, sent to the team.
+template <class T, class Team>
+__device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team>& z) {
+  const ZipParams& p = z.p;
+  const int chunk = chunk_tokens(p.S);
+  float2* stats = z.template at<float2>(p.at.softmax_stats);
+  for (int x = z.tid; x < z.own_chunks * p.H; x += z.threads) {
+    const int c = x / p.H, h = x - c * p.H, n = min(chunk, z.own_tokens - c * chunk);
+    const float* logits = z.template at<float>(p.at.logits) + static_cast<size_t>(c) * chunk * p.H + h;
+    float most = -INFINITY, sum = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, logits[i * p.H]);
+    const float shift = most == -INFINITY ? 0.f : most;  // a chunk of -inf counts nothing; NaN stays NaN
+    for (int i = 0; i < n; i++) sum += expf(logits[i * p.H] - shift);
+    stats[(z.first_chunk + c) * p.H + h] = make_float2(most, sum);
+  }
+  __syncthreads();
+  z.team.spread(stats, z.first_chunk * p.H, z.own_chunks * p.H);
+  z.team.arrive();
+  z.team.wait();
+  z.team.fetch(stats, p.chunks * p.H);
+}
+
+// Each head's maximum and the inverse of its sum, by each block for itself: a warp takes a head, its lanes the chunks.
+template <class T, class Team>
+__device__ __forceinline__ void combine_softmax_stats(const ZipImage<T, true, Team>& z) {
+  const ZipParams& p = z.p;
+  const float2* stats = z.template at<float2>(p.at.softmax_stats);
+  float2* head_stats = z.template at<float2>(p.at.head_stats);
+  for (int h = z.warp; h < p.H; h += z.warps) {
+    float most = -INFINITY, sum = 0;
+    for (int c = z.lane; c < p.chunks; c += 32) most = fmaxf(most, stats[c * p.H + h].x);
+    most = warp_max(most);
+    for (int c = z.lane; c < p.chunks; c += 32) {
+      const float2 part = stats[c * p.H + h];
+      sum = fmaf(part.y, expf(part.x - most), sum);
+    }
+    sum = warp_sum(sum);
+    if (z.lane == 0) head_stats[h] = make_float2(most, 1.f / sum);
+  }
+}
+
+template <class T, class Team>
+__device__ __forceinline__ void score_logits(const ZipImage<T, true, Team>& z) {
+  const ZipParams& p = z.p;
+  float2* head_stats = z.template at<float2>(p.at.head_stats);
+  if (p.lse) {
+    for (int h = z.tid; h < p.H; h += z.threads) {
+      head_stats[h] = make_float2(p.lse[z.b * p.lse_image + h * p.lse_head], 1.f);
+    }
+  } else {
+    share_softmax_stats(z);
+    combine_softmax_stats(z);
+  }
+  __syncthreads();
+  float* logits = z.template at<float>(p.at.logits);
+  for (int x = z.tid; x < z.own_tokens * p.H; x += z.threads) {
+    const float2 stat = head_stats[x % p.H];
+    logits[x] = __fmul_rn(expf(logits[x] - stat.x), stat.y);
+  }
+  __syncthreads();
+  for (int x = z.tid; x < z.own_tokens; x += z.threads) {
+    float sum = 0;
+    for (int h = 0; h < p.H; h++) sum += logits[x * p.H + h];
+    store_score(z, x, sum);
+  }
+}
+
+// Every block of the team then holds every token's score.
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void share_scores(const ZipImage<T, kFromQueries, Team>& z) {
+  unsigned* scores = z.template at<unsigned>(z.p.at.scores);
+  __syncthreads();
+  z.team.spread(scores, z.first_token, z.own_tokens);
+  z.team.arrive();
+  z.team.wait();
+  z.team.fetch(scores, z.p.S);
+}
+
+}  // namespace visionzip::cuda
