@@ -8,6 +8,15 @@
 
 namespace visionzip::emulation {
 
+namespace {
+
+void deliver(const AsyncCopies::Copy& copy) {
+  std::memcpy(copy.to, copy.from, copy.copied);
+  std::memset(static_cast<char*>(copy.to) + copy.copied, 0, copy.bytes - copy.copied);
+}
+
+}  // namespace
+
 void AsyncCopies::commit() {
   groups_.push_back(pending_.size() - committed_);
   committed_ = pending_.size();
@@ -26,9 +35,8 @@ void AsyncCopies::land_all_but(size_t groups) {
 
 void AsyncCopies::land(const Copy& copy) {
   races::access(copy.from, copy.copied, races::Access::kRead, races::origin(copy.site));
-  races::access(copy.to, copy.bytes, races::Access::kWrite, races::origin(copy.site));
-  std::memcpy(copy.to, copy.from, copy.copied);
-  std::memset(static_cast<char*>(copy.to) + copy.copied, 0, copy.bytes - copy.copied);
+  races::access(copy.to, copy.bytes, races::Access::kCopyLanding, races::origin(copy.site));
+  deliver(copy);
 }
 
 void copy_async(void* shared, const void* global, unsigned bytes, unsigned copied, Site site) {
@@ -40,10 +48,9 @@ void copy_async(void* shared, const void* global, unsigned bytes, unsigned copie
   Block& block = *thread.block;
   if (!block.memory->holds(shared)) fail("cp.async: the destination is not in this block's shared memory", site);
   const AsyncCopies::Copy copy{shared, global, bytes, copied, site};
-  // It may land from here on: the race checker is told of both ends of that time.
-  races::access(shared, bytes, races::Access::kWrite, races::origin(site));
+  races::access(shared, bytes, races::Access::kCopyIssue, races::origin(site));
   // Late finds a missing wait.  In a random schedule some are early (and, which makes no difference, late as well).
-  if (block.launch.settings.seed != 0 && block.random.once_in(3)) AsyncCopies::land(copy);
+  if (block.launch.settings.seed != 0 && block.random.once_in(3)) deliver(copy);
   thread.copies.add(copy);
 }
 

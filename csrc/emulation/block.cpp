@@ -39,16 +39,18 @@ std::string name_of(const Thread& thread) {
   return "block " + text_of(thread.block->index) + ", thread " + text_of(thread.index);
 }
 
-void fail(const std::string& what, Site site) {
+void fail(const std::string& what, const std::string& place) {
   Thread& thread = *current.thread;
-  const_cast<Launch&>(thread.block->launch).fail(what + "\n  at " + text_of(site) + ", " + name_of(thread));
+  thread.block->launch.fail(what + "\n  at " + place + ", " + name_of(thread));
   // The block's scheduler sees that the launch has failed, and resumes no thread any more.
-  for (;;) thread.block->suspend(thread, State::kReady, site);
+  for (;;) thread.block->suspend(thread, State::kReady, Site::current());
 }
+
+void fail(const std::string& what, Site site) { fail(what, text_of(site)); }
 
 void fail(const char* what, Site site) { fail(std::string(what), site); }
 
-Block::Block(const Launch& launch, Cluster& cluster, unsigned rank, uint3 index, uint64_t seed, unsigned first_clock)
+Block::Block(Launch& launch, Cluster& cluster, unsigned rank, uint3 index, uint64_t seed, unsigned first_clock)
     : launch(launch),
       cluster(cluster),
       rank(rank),

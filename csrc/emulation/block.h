@@ -58,7 +58,7 @@ struct Warp {
 
 class Block {
  public:
-  Block(const Launch& launch, Cluster& cluster, unsigned rank, uint3 index, uint64_t seed, unsigned first_clock);
+  Block(Launch& launch, Cluster& cluster, unsigned rank, uint3 index, uint64_t seed, unsigned first_clock);
 
   // On the block's own OS thread.
   void start(Stacks& stacks, SharedMemory& memory);
@@ -77,7 +77,7 @@ class Block {
   // What they wait for, for a diagnosis of a deadlock.
   std::string waiting_threads() const;
 
-  const Launch& launch;
+  Launch& launch;
   Cluster& cluster;
   const unsigned rank;  // in the cluster
   const uint3 index;
@@ -108,5 +108,6 @@ std::string text_of(const Site& site);
 
 // Ends the launch that the calling thread belongs to.
 [[noreturn]] void fail(const std::string& what, Site site);
+[[noreturn]] void fail(const std::string& what, const std::string& place);
 
 }  // namespace visionzip::emulation

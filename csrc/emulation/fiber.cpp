@@ -147,9 +147,10 @@ char* Stacks::operator[](size_t i) {
   return stacks_[i];
 }
 
-Stacks::~Stacks() {
+void Stacks::give_back() {
   const std::lock_guard<std::mutex> lock(pool_mutex);
   pool().insert(pool().end(), stacks_.begin(), stacks_.end());
+  stacks_.clear();
 }
 
 }  // namespace visionzip::emulation

@@ -33,9 +33,10 @@ class Stacks {
   Stacks() = default;
   Stacks(const Stacks&) = delete;
   Stacks& operator=(const Stacks&) = delete;
-  ~Stacks();
+  ~Stacks() { give_back(); }
 
-  char* operator[](size_t i);  // made when first asked for
+  char* operator[](size_t i);  // made when first asked for; throws where there is no memory
+  void give_back();
 
  private:
   std::vector<char*> stacks_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <system_error>
 
 namespace visionzip::emulation {
 
@@ -102,10 +103,15 @@ Group::Group(Launch& launch, uint64_t number) : launch(launch), random_(seed_of(
 void Group::run(unsigned i, Stacks& stacks, SharedMemory& memory) {
   turns_[i]->acquire();
   if (!launch.failed()) {
-    blocks[i]->start(stacks, memory);
-    run_rounds(i);
+    try {
+      blocks[i]->start(stacks, memory);
+      run_rounds(i);
+    } catch (const std::system_error& error) {
+      launch.fail(error.what());
+    }
   }
   blocks[i]->finish();
+  stacks.give_back();
   left_[i] = true;
   unsigned next = choose_next(i);
   if (next == blocks.size()) {

@@ -47,6 +47,7 @@ class Gang {
   }
 
   void take_group() {
+    if (group_) races::end_group(launch_);
     group_.reset();
     const uint64_t count = groups_of(launch_), i = next_++;
     if (i >= count || launch_.failed()) return;
@@ -78,7 +79,6 @@ bool execute(Launch& launch) {
   }
   for (auto& gang : gangs) gang->start();
   for (auto& gang : gangs) gang->join();
-  races::end_launch(launch);
   return !launch.failed();
 }
 

@@ -30,7 +30,9 @@ struct Thread;
 
 namespace races {
 
-enum class Access : uint8_t { kRead, kWrite, kAtomicRead, kAtomicWrite };
+// An asynchronous copy writes at some time between its issue and its landing, when the thread that issued it waits for
+// it.
+enum class Access : uint8_t { kRead, kWrite, kAtomicRead, kAtomicWrite, kCopyIssue, kCopyLanding };
 
 // What made an access: a place in the code, or where line is not 0, a line of the file that `where` names.
 struct Origin {
@@ -46,7 +48,7 @@ constexpr bool kBuiltIn = true;
 
 void begin_launch(const Launch& launch);
 void begin_group(Group& group);
-void end_launch(Launch& launch);
+void end_group(Launch& launch);
 
 void start(Thread& thread);
 void access(const void* address, size_t bytes, Access access, Origin origin);
@@ -69,7 +71,7 @@ struct ClusterClock {};
 
 inline void begin_launch(const Launch&) {}
 inline void begin_group(Group&) {}
-inline void end_launch(Launch&) {}
+inline void end_group(Launch&) {}
 inline void start(Thread&) {}
 inline void access(const void*, size_t, Access, Origin) {}
 inline void block_barrier(Block&) {}
