@@ -1,10 +1,11 @@
-// _C.plan(): what the operators would do with a problem, without doing it.
+// _C.plan() and _C.plan_cuda(): what the operators would do with a problem, without doing it.
 #include "visionzip/plan.h"
 
 #include <stdexcept>
 #include <string>
 
 #include "bindings/bindings.h"
+#include "cuda/zip_plan.h"
 
 namespace visionzip {
 namespace {
@@ -22,24 +23,29 @@ void require(bool fits, const char* name, int64_t value, const char* expected) {
   if (!fits) throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + "; expected " + expected);
 }
 
+void check_problem(const Problem& p) {
+  constexpr int64_t kMost = 0x7fffffff;
+  require(p.B >= 0 && p.B <= kMost, "B", p.B, "0 to 2147483647");
+  require(p.S >= 1 && p.S <= kMost, "S", p.S, "1 to 2147483647");
+  require(p.C >= 0 && p.C <= kMost, "C", p.C, "0 to 2147483647");
+  require(p.H >= 1 && p.H <= kMost, "H", p.H, "1 to 2147483647");
+  require(p.D >= 0 && p.D <= kMost, "D", p.D, "0 to 2147483647");
+  require(p.k >= 0 && p.k <= p.S, "k", p.k, "0 to S");
+  require(p.m >= 0 && p.m <= p.S - p.k, "m", p.m, "0 to S - k");
+}
+
+Problem describe(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
+                 bool has_cls) {
+  const bool from_queries = op == "zip_qk" || op == "select_qk";
+  const Problem problem{
+      parse_operation(op), from_queries ? ScoreSource::kQueryKey : ScoreSource::kMatrix, has_cls, B, S, C, H, D, k, m};
+  check_problem(problem);
+  return problem;
+}
+
 py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
               bool has_cls, int64_t threads) {
-  Problem problem{};
-  problem.operation = parse_operation(op);
-  const bool from_queries = op == "zip_qk" || op == "select_qk";
-  problem.source = from_queries ? ScoreSource::kQueryKey : ScoreSource::kMatrix;
-  problem.has_cls = has_cls;
-  problem.B = B;
-  problem.S = S;
-  problem.C = C;
-  problem.H = H;
-  problem.D = D;
-  problem.k = k;
-  problem.m = m;
-  require(B >= 0, "B", B, "0 or more");
-  require(S >= 1, "S", S, "1 or more");
-  require(k >= 0 && k <= S, "k", k, "0 to S");
-  require(m >= 0 && m <= S - k, "m", m, "0 to S - k");
+  const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
   require(threads >= 1, "threads", threads, "1 or more");
   const CpuPlan cpu = plan_cpu(problem, threads);
   py::dict out;
@@ -54,6 +60,45 @@ py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H,
   return out;
 }
 
+// Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.
+py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
+                   bool has_cls, int32_t element_bytes, int32_t compute_capability, int32_t multiprocessors,
+                   int32_t shared_bytes) {
+  const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
+  if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
+  require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
+  const char present = 0;  // stands for tensors that are there
+  cuda::ZipParams p{};
+  p.hidden = problem.operation == Operation::kZip ? &present : nullptr;
+  p.queries = problem.source == ScoreSource::kQueryKey ? &present : nullptr;
+  p.images = B;
+  p.S = static_cast<int32_t>(S);
+  p.C = static_cast<int32_t>(C);
+  p.H = static_cast<int32_t>(H);
+  p.D = static_cast<int32_t>(D);
+  p.k = static_cast<int32_t>(k);
+  p.m = static_cast<int32_t>(m);
+  p.has_cls = has_cls;
+  p.wide_keys = true;
+  p.attn_heads = p.H;
+  p.attn_rows = has_cls ? 1 : p.S;
+  const cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
+  const cuda::ZipPlan chosen = cuda::plan_zip(p, element_bytes, gpu, cuda::forced_path(), cuda::forced_team());
+  py::dict out;
+  out["path"] = cuda::name_of(chosen.path);
+  out["why"] = chosen.why;
+  if (chosen.path == cuda::Path::kNone) return out;
+  out["team_blocks"] = p.team_blocks;
+  out["blocks"] = chosen.blocks;
+  out["threads"] = chosen.threads;
+  out["shared_bytes"] = chosen.shared_bytes;
+  out["scratch_bytes"] = chosen.scratch_bytes;
+  out["stage_buffers"] = p.stage_buffers;
+  out["tile_vectors"] = p.tile_vectors;
+  out["rank_counting"] = p.rank_counting;
+  return out;
+}
+
 }  // namespace
 
 void bind_plan(py::module_& module) {
@@ -62,6 +107,15 @@ void bind_plan(py::module_& module) {
       py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true, py::arg("threads") = 1,
       "How the CPU kernels would carry a problem out: the images that a thread works on alone (whole_images) and those "
       "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes.");
+  module.def(
+      "plan_cuda", &plan_cuda, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0,
+      py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
+      py::arg("element_bytes") = 2, py::arg("compute_capability") = 90, py::arg("multiprocessors") = 132,
+      py::arg("shared_bytes") = 232448,
+      "How the fused CUDA kernel would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
+      "that "
+      "work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. VISIONZIP_PATH and "
+      "VISIONZIP_TEAM force a path and a team, as in the operators.");
 }
 
 }  // namespace visionzip

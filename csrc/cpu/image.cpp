@@ -24,7 +24,8 @@ void Image::start(int64_t image) {
   scores_.floats(p_.S);
   if (!from_queries()) return;
   if (p_.has_cls) {
-    logits_.floats(p_.H * p_.S);
+    float* logits = logits_.floats(p_.H * p_.S);
+    if (p_.D == 0) std::fill_n(logits, p_.H * p_.S, 0.f);  // no channel ever writes them
     float* query = query_.floats(p_.H * p_.D);
     for (int64_t h = 0; h < p_.H; h++) {
       const int64_t at = image * decision_->query_image_stride + h * decision_->query_head_stride;

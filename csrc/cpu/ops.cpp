@@ -3,11 +3,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "buffer.h"
 #include "common/checks.h"
 #include "common/layout.h"
 #include "execute.h"
@@ -158,21 +160,20 @@ Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, co
   return out;
 }
 
-// Each token's weight in its row.
-std::vector<float> token_weights(const int64_t* assignment, const Selection& selection, int64_t S, int64_t k, int64_t m,
-                                 MergeMode mode) {
+// Each token's weight in its row, for one image.
+void token_weights(const int64_t* assignment, const Selection& selection, int64_t k, int64_t m, MergeMode mode,
+                   float* weights) {
   std::vector<int64_t> counts(static_cast<size_t>(m));
   for (const int64_t token : selection.merged) counts[static_cast<size_t>(assignment[token] - k)]++;
-  std::vector<float> weights(static_cast<size_t>(S), 1.f);
   const bool mean = mode == MergeMode::kMean;
+  for (const int64_t token : selection.kept) weights[token] = 1.f;
   for (const int64_t token : selection.merged) {
     const int64_t n = counts[static_cast<size_t>(assignment[token] - k)];
-    weights[static_cast<size_t>(token)] = 1.f / static_cast<float>(mean ? n + 1 : n);
+    weights[token] = 1.f / static_cast<float>(mean ? n + 1 : n);
   }
-  for (size_t t = 0; mean && t < selection.targets.size(); t++) {
-    weights[static_cast<size_t>(selection.targets[t])] = 1.f / static_cast<float>(counts[t] + 1);
+  for (size_t t = 0; t < selection.targets.size(); t++) {
+    weights[selection.targets[t]] = mean ? 1.f / static_cast<float>(counts[t] + 1) : 1.f;
   }
-  return weights;
 }
 
 Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
@@ -180,23 +181,34 @@ Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, i
   check_merge_backward(grad, assignment, k, m);
   const Tensor flat = flat_channels(grad), rows = torch::stable::contiguous(assignment);
   const int64_t B = assignment.size(0), S = assignment.size(1), C = flat.size(2);
+  const int64_t* assigned = rows.const_data_ptr<int64_t>();
   Tensor out = new_tensor(with_rows(grad, S), grad.scalar_type());
-  const size_t element = size_of(dtype_of(grad));
-  for (int64_t b = 0; b < B; b++) {
-    const int64_t* image = rows.const_data_ptr<int64_t>() + b * S;
-    const Selection selection = read_decision("merge_backward", image, b, S, k, m);
-    const std::vector<float> weights = token_weights(image, selection, S, k, m, mode);
-    SpreadTask task{};
-    task.grad = static_cast<const char*>(flat.const_data_ptr()) + static_cast<size_t>(b * flat.stride(0)) * element;
-    task.out = static_cast<char*>(out.mutable_data_ptr()) + static_cast<size_t>(b * S * C) * element;
-    task.dtype = dtype_of(grad);
-    task.row_stride = flat.stride(1);
-    task.C = C;
-    task.assignment = image;
-    task.weights = weights.data();
-    constexpr int64_t kTokens = 32;  // the fewest that are worth a thread
-    parallel(S, kTokens, [&](int64_t begin, int64_t end) { kernels().spread(task, begin, end); });
-  }
+
+  Buffer weights;
+  float* weight = weights.floats(B * S);
+  parallel(B, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; b++) {
+      const Selection selection = read_decision("merge_backward", assigned + b * S, b, S, k, m);
+      token_weights(assigned + b * S, selection, k, m, mode, weight + b * S);
+    }
+  });
+
+  const auto element = static_cast<int64_t>(size_of(dtype_of(grad)));
+  const auto* in = static_cast<const char*>(flat.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  constexpr int64_t kTokens = 32;  // the fewest that are worth a thread
+  parallel(B * S, kTokens, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin / S; b * S < end; b++) {
+      const SpreadTask task{in + b * flat.stride(0) * element,
+                            to + b * S * C * element,
+                            dtype_of(grad),
+                            flat.stride(1),
+                            C,
+                            assigned + b * S,
+                            weight + b * S};
+      kernels().spread(task, std::max(begin - b * S, int64_t{0}), std::min(end - b * S, S));
+    }
+  });
   return out;
 }
 

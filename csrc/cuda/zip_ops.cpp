@@ -121,8 +121,6 @@ Decision decide_by_reference(const Call& call) {
 }
 
 ZipPlan plan(Call& call, DType dtype, int32_t device) {
-  const bool all_queries = call.queries && !call.has_cls;
-  if (all_queries) return {Path::kNone, 0, 0, 0, 0, "scores of all queries"};
   Gpu gpu{};
   check_launch(call.op, describe_gpu(gpu), device);
   return plan_zip(call.params, static_cast<int32_t>(size_of(dtype)), gpu, forced_path(), forced_team());

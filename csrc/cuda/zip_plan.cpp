@@ -11,7 +11,6 @@ namespace {
 
 constexpr int32_t kThreads = 512;
 constexpr int32_t kMostTokens = 65535;  // token numbers are kept in 16 bits
-constexpr int32_t kMostClusterBlocks = 16;
 constexpr int32_t kMostGridBlocks = 64;
 // Below so many comparisons a block, counting ranks is quicker than eight rounds over all scores (reasoned from
 // instruction counts, not measured).
@@ -38,15 +37,19 @@ bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team)
   return false;
 }
 
-// Team sizes from the best to the worst: as many blocks an image as one wave has room for, then more where memory asks.
-std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, int32_t least, int32_t most) {
+// Team sizes from the best to the worst: as many blocks an image as one wave has room for, up to `most`; then more,
+// where memory asks for smaller parts; then fewer.
+std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, int32_t least, int32_t most, int32_t possible) {
   int32_t best = most;
   while (best > least && p.images * best > gpu.multiprocessors) best /= 2;
   std::vector<int32_t> teams;
-  for (int32_t team = best; team <= most; team *= 2) teams.push_back(team);
+  for (int32_t team = best; team <= possible; team *= 2) teams.push_back(team);
   for (int32_t team = best / 2; team >= least; team /= 2) teams.push_back(team);
   return teams;
 }
+
+// Clusters of more than 8 blocks are not portable: Hopper and the data-centre Blackwells have them.
+int32_t most_cluster_blocks(const Gpu& gpu) { return gpu.compute_capability < 110 ? 16 : 8; }
 
 bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, int32_t team) {
   std::vector<int32_t> teams;
@@ -54,10 +57,10 @@ bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, in
     case Path::kCluster:
       if (gpu.compute_capability < 90) return false;
       // At least four: below, a block's part of the metric leaves no room for a second block on the multiprocessor.
-      teams = teams_to_try(p, gpu, 4, kMostClusterBlocks);
+      teams = teams_to_try(p, gpu, 4, most_cluster_blocks(gpu), most_cluster_blocks(gpu));
       break;
     case Path::kGrid:
-      teams = teams_to_try(p, gpu, 2, std::min(kMostGridBlocks, gpu.multiprocessors));
+      teams = teams_to_try(p, gpu, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
       break;
     case Path::kBlock:
       teams = {1};
@@ -111,9 +114,9 @@ const char* name_of(Path path) {
 }
 
 ZipPlan plan_zip(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path forced, int32_t team) {
-  if (p.S > kMostTokens) {
-    return {Path::kNone, 0, 0, 0, 0, "S is over " + std::to_string(kMostTokens)};
-  }
+  const auto none = [](const std::string& why) { return ZipPlan{Path::kNone, 0, 0, 0, 0, why}; };
+  if (p.queries && !p.has_cls) return none("scores of all queries have no kernel");
+  if (p.S > kMostTokens) return none("S is over " + std::to_string(kMostTokens));
   for (const Path path : paths_to_try(p, gpu)) {
     if (forced != Path::kNone && path != forced) continue;
     if (try_path(p, element_bytes, gpu, path, team)) return finish(p, gpu, path);

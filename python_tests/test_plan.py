@@ -1,0 +1,124 @@
+"""Launch plans: made on the host, so that every GPU's can be looked at without one."""
+
+from __future__ import annotations
+
+import pytest
+
+from visionzip_ext import _C
+
+LLAVA = {"S": 577, "C": 1024, "H": 16, "D": 64, "k": 54, "m": 10}
+GPUS = {  # compute capability, multiprocessors, most shared memory of a block
+    "turing": (75, 40, 65536),
+    "a100": (80, 108, 166912),
+    "ada": (89, 142, 101376),
+    "h200": (90, 132, 232448),
+    "b200": (100, 148, 232448),
+    "geforce-blackwell": (120, 170, 101376),
+}
+
+
+def plan(gpu: str, op: str = "zip", **problem) -> dict:
+    capability, multiprocessors, shared_bytes = GPUS[gpu]
+    return _C.plan_cuda(
+        op,
+        **{"B": 1, **LLAVA, **problem},
+        compute_capability=capability,
+        multiprocessors=multiprocessors,
+        shared_bytes=shared_bytes,
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 5, 32, 160, 100_000])
+@pytest.mark.parametrize("op", ["zip", "zip_qk", "select", "select_qk"])
+@pytest.mark.parametrize("gpu", GPUS)
+def test_llava_runs_fused_on_every_gpu(gpu, op, batch):
+    chosen = plan(gpu, op, B=batch)
+    assert chosen["path"] in ("cluster", "grid", "block")
+    assert chosen["shared_bytes"] <= GPUS[gpu][2]
+
+
+def test_hopper_takes_a_cluster_of_sixteen_for_one_image():
+    chosen = plan("h200", "zip_qk")
+    assert (chosen["path"], chosen["team_blocks"], chosen["stage_buffers"]) == ("cluster", 16, 1)
+
+
+def test_clusters_stay_within_what_the_gpu_has():
+    assert plan("geforce-blackwell")["team_blocks"] <= 8
+    assert plan("a100")["path"] != "cluster"
+
+
+def test_large_batches_take_fewer_blocks_an_image():
+    assert plan("h200", B=160)["team_blocks"] < plan("h200", B=1)["team_blocks"]
+
+
+@pytest.mark.parametrize("gpu", ["turing", "a100", "ada", "h200"])
+def test_blocks_of_a_grid_are_resident_together(gpu, monkeypatch):
+    monkeypatch.setenv("VISIONZIP_PATH", "grid")
+    for batch in (1, 3, 50, 1000):
+        chosen = plan(gpu, B=batch)
+        assert chosen["path"] == "grid"
+        assert chosen["blocks"] <= GPUS[gpu][1]
+        assert chosen["scratch_bytes"] > 0
+
+
+@pytest.mark.parametrize("op", ["zip", "zip_qk"])
+def test_hopper_holds_8192_tokens(op):
+    assert plan("h200", op, S=8192)["path"] == "cluster"
+
+
+@pytest.mark.parametrize(
+    ("problem", "why"),
+    [
+        ({"S": 70_000}, "S is over 65535"),
+        ({"S": 40_000}, "shared memory of 232448 bytes is too small"),
+        ({"op": "zip_qk", "has_cls": False}, "scores of all queries have no kernel"),
+    ],
+)
+def test_a_problem_without_a_kernel_says_why(problem, why):
+    chosen = plan("h200", **problem)
+    assert (chosen["path"], chosen["why"]) == ("none", why)
+
+
+@pytest.mark.parametrize("path", ["cluster", "grid", "block"])
+@pytest.mark.parametrize("team", [1, 2, 4, 8, 16])
+def test_tests_can_force_a_path_and_a_team(path, team, monkeypatch):
+    monkeypatch.setenv("VISIONZIP_PATH", path)
+    monkeypatch.setenv("VISIONZIP_TEAM", "1" if path == "block" else str(team))
+    chosen = plan("b200", B=2)
+    assert (chosen["path"], chosen["team_blocks"]) == (path, 1 if path == "block" else team)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("VISIONZIP_PATH", "warp", 'VISIONZIP_PATH is "warp"; expected cluster, grid or block'),
+        ("VISIONZIP_TEAM", "none", 'VISIONZIP_TEAM is "none"; expected 1 or more'),
+        ("VISIONZIP_PATH", "cluster", "VISIONZIP_PATH=cluster cannot be taken for S = 577"),
+    ],
+)
+def test_an_impossible_wish_is_named(variable, value, message, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        plan("a100")
+
+
+def test_cpu_gives_whole_images_to_threads_and_shares_the_rest():
+    chosen = _C.plan("zip", B=5, **LLAVA, threads=2)
+    assert (chosen["whole_images"], chosen["shared_images"]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ({"op": "zap"}, 'op is "zap"; expected zip, zip_qk, select, select_qk or merge'),
+        ({"S": 0}, "S is 0; expected 1"),
+        ({"k": 578}, "k is 578; expected 0 to S"),
+        ({"m": 600}, "m is 600; expected 0 to S - k"),
+        ({"B": -1}, "B is -1; expected 0"),
+    ],
+)
+def test_a_problem_that_is_none_is_refused(problem, message):
+    arguments = {"op": "zip", "B": 1, **LLAVA, **problem}
+    for function in (_C.plan, _C.plan_cuda):
+        with pytest.raises(ValueError, match=message):
+            function(arguments["op"], **{name: value for name, value in arguments.items() if name != "op"})
