@@ -266,6 +266,11 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t)
   return cudaSuccess;
 }
 
+cudaError_t cudaMemset2DAsync(void* memory, size_t pitch, int value, size_t width, size_t height, cudaStream_t) {
+  for (size_t row = 0; row < height; row++) std::memset(static_cast<char*>(memory) + row * pitch, value, width);
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) { return cudaMemsetAsync(memory, value, bytes, nullptr); }
 
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
