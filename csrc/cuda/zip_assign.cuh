@@ -5,27 +5,28 @@
 
 namespace visionzip::cuda {
 
-// Eight lanes a target: fetch its metric from whoever owns it, and take its length.  Peers published theirs before the
-// barrier of the scores.
+// Eight lanes a target: fetch its metric from whoever owns it, and divide it by its length; a target of length zero
+// stays zero, and so does its similarity to everything.  Peers published theirs before the barrier of the scores.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void load_targets(const ZipImage<T, kFromQueries, Team>& z, int first, int count) {
   const ZipParams& p = z.p;
   const float* metric = z.template at<float>(p.at.metric);
   for (int base = z.warp * 4; base < count; base += z.warps * 4) {
-    const int t = base + z.lane / kGroup;
+    const int t = base + z.lane / kGroup, existing = min(t, count - 1);
+    const int token = z.template at<uint16_t>(p.at.targets)[first + existing];
+    float* to = z.template at<float>(p.at.target_metric) + static_cast<size_t>(existing) * p.Dp;
     float square = 0;
-    if (t < count) {
-      const int token = z.template at<uint16_t>(p.at.targets)[first + t];
-      float* to = z.template at<float>(p.at.target_metric) + static_cast<size_t>(t) * p.Dp;
-      for (int d = z.sub * 4; d < p.Dp; d += 4 * kGroup) {
-        const float4 x = z.team.metric4(metric, p, token, d);
-        *reinterpret_cast<float4*>(to + d) = x;
-        square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
-      }
+    for (int d = z.sub * 4; d < p.Dp; d += 4 * kGroup) {
+      const float4 x = z.team.metric4(metric, p, token, d);
+      square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
+      if (t < count) *reinterpret_cast<float4*>(to + d) = x;
     }
     square = eight_sum(square);
-    if (t < count && z.sub == 0) {
-      z.template at<float>(p.at.target_inverse)[t] = square == 0.f ? 0.f : 1.f / sqrtf(square);
+    const float length = square == 0.f ? 1.f : sqrtf(square);
+    for (int d = z.sub * 4; t < count && d < p.Dp; d += 4 * kGroup) {
+      float4 x = *reinterpret_cast<const float4*>(to + d);
+      x = make_float4(x.x / length, x.y / length, x.z / length, x.w / length);
+      *reinterpret_cast<float4*>(to + d) = x;
     }
   }
 }
@@ -61,10 +62,7 @@ __device__ __forceinline__ Best nearest_in_tile(const ZipImage<T, kFromQueries, 
     }
     const float similarity = eight_sums(dot, z.sub);
     const int t = g + z.sub;
-    if (t < count) {
-      const float inverse = z.template at<float>(p.at.target_inverse)[t];
-      best = better(best, {ordered(__fmul_rn(similarity, inverse)), first + t});
-    }
+    if (t < count) best = better(best, {ordered(similarity), first + t});
   }
 #pragma unroll
   for (int o = 4; o; o >>= 1) {

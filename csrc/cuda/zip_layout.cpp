@@ -35,7 +35,7 @@ void lay_out(ZipParams& p, int32_t hidden_element_bytes) {
   p.most_segments = m ? static_cast<int32_t>(merged / kSegment + m) : 0;
   const int32_t vectors = p.C / per_vector;
   p.block_vectors = (vectors + p.team_blocks - 1) / p.team_blocks;
-  if (p.tile_vectors <= 0 || p.tile_vectors > p.block_vectors) p.tile_vectors = p.block_vectors;
+  if (p.tile_vectors <= 0 || p.tile_vectors > p.block_vectors) p.tile_vectors = std::max(p.block_vectors, 1);
 
   SharedLayout& at = p.at;
   Carver always(0);
@@ -60,7 +60,6 @@ void lay_out(ZipParams& p, int32_t hidden_element_bytes) {
   at.logits = scoring.take(from_queries ? 4 * own * H : sums_rows ? 4 * own * p.attn_heads : 0);
   const int64_t tile = std::min<int64_t>(m, kTargetTile);
   at.target_metric = targets.take(4 * tile * p.Dp);
-  at.target_inverse = targets.take(4 * tile);
 
   Carver merging(at.overlay);
   const bool merges = m > 0 && p.hidden != nullptr;

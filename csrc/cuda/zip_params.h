@@ -31,12 +31,11 @@ struct SharedLayout {
   int32_t digit_counts;  // int32 (32)
   int32_t overlay;
   // Until the assignments are shared.
-  int32_t metric;          // float (own tokens, Dp)
-  int32_t head_stats;      // float2 (H)
-  int32_t query;           // float (H, Dq)
-  int32_t logits;          // float (own tokens, H)
-  int32_t target_metric;   // float (kTargetTile, Dp); over the three before
-  int32_t target_inverse;  // float (kTargetTile)
+  int32_t metric;         // float (own tokens, Dp)
+  int32_t head_stats;     // float2 (H)
+  int32_t query;          // float (H, Dq)
+  int32_t logits;         // float (own tokens, H)
+  int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
   // Then.
   int32_t token_list;         // uint16 (R - m): tokens by target, ascending
   int32_t first_of_target;    // int32 (m + 1)

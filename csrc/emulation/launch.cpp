@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "group.h"
+#include "traps.h"
 
 namespace visionzip::emulation {
 
@@ -68,6 +69,7 @@ class Gang {
 bool execute(Launch& launch) {
   static std::mutex one_at_a_time;  // as on one stream
   const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const Traps traps;
   races::begin_launch(launch);
   // Of a group one block runs at a time, so groups are what cores are for; but the race checker keeps one history of
   // all memory.

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "block.h"
+#include "code_places.h"
 #include "current.h"
 #include "group.h"
 #include "race_history.h"
-#include "race_reports.h"
 
 namespace visionzip::emulation::races {
 
@@ -111,6 +111,11 @@ void check_word(Word& word, const Record& now, const Knowledge& knowledge, const
   }
   static unsigned turn = 0;
   (place != nullptr ? *place : word[turn++ % word.size()]) = now;
+}
+
+std::string text_of(const Origin& origin) {
+  if (origin.line == 0) return text_of_code(origin.where);
+  return std::string(static_cast<const char*>(origin.where)) + ":" + std::to_string(origin.line);
 }
 
 std::string text_of_thread(const Record& record) {

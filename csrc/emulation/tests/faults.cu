@@ -136,6 +136,17 @@ __global__ void global_too_small(FaultParams p) {
   p.out[own_index()] = p.in[own_index() + p.broken];  // blamed: global_too_small
 }
 
+__global__ void division_by_zero(FaultParams p) {
+  const int divisor = p.broken && threadIdx.x == 3 ? p.n - kFaultBlocks * kFaultThreads : 1;
+  const auto i = static_cast<int>(own_index() / divisor);  // blamed: division_by_zero
+  p.out[i] = p.in[i];
+}
+
+__global__ void wild_pointer(FaultParams p) {
+  const float* in = p.broken && threadIdx.x == 3 ? nullptr : p.in;
+  p.out[own_index()] = in[own_index()];  // blamed: wild_pointer
+}
+
 __global__ void misaligned_vector(FaultParams p) {
   const int i = own_index();
   if (i >= p.n / 4) return;
@@ -388,6 +399,8 @@ const std::map<std::string, Fault>& faults() {
       {"dynamic_shared_too_small", {dynamic_shared_too_small, 1, false, kNumbers}},
       {"shared_array_too_small", {shared_array_too_small}},
       {"global_too_small", {global_too_small}},
+      {"division_by_zero", {division_by_zero}},
+      {"wild_pointer", {wild_pointer}},
       {"misaligned_vector", {misaligned_vector}},
       {"misaligned_copy", {misaligned_copy, 1, false, kNumbers}},
       {"missing_copy_wait", {missing_copy_wait, 1, false, kNumbers}},

@@ -1,21 +1,19 @@
-#include "race_reports.h"
+#include "code_places.h"
 
 #include <dlfcn.h>
 
 #include <cstdio>
 #include <string>
 
-namespace visionzip::emulation::races {
+namespace visionzip::emulation {
 
-namespace {
-
-// What addr2line prints of a place in the code: a line for the innermost function, and one for each that inlined it.
-std::string ask_addr2line(const void* code) {
+std::string text_of_code(const void* code) {
   Dl_info info{};
   if (dladdr(code, &info) == 0) return "an unknown place";
   // A return address: the call lies before it.
   const auto offset =
       static_cast<unsigned long>(static_cast<const char*>(code) - static_cast<const char*>(info.dli_fbase)) - 1;
+  // addr2line prints a line for the innermost function, and one for each that it was inlined into.
   char command[4096];
   std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%lx 2>/dev/null", info.dli_fname, offset);
   std::string answer;
@@ -32,11 +30,4 @@ std::string ask_addr2line(const void* code) {
   return answer.empty() || answer[0] == '?' ? command : answer;
 }
 
-}  // namespace
-
-std::string text_of(const Origin& origin) {
-  if (origin.line == 0) return ask_addr2line(origin.where);
-  return std::string(static_cast<const char*>(origin.where)) + ":" + std::to_string(origin.line);
-}
-
-}  // namespace visionzip::emulation::races
+}  // namespace visionzip::emulation
