@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import emulation
+import pytest
 import torch
 
 from visionzip_ext import reference
@@ -32,4 +35,23 @@ _CPU = torch.device("cpu")
 REFERENCE = Backend("reference", reference, _CPU, bitwise=False, dispatched=False)
 CPU = Backend("cpu", torch.ops.visionzip, _CPU, bitwise=True, dispatched=True)
 
-BACKENDS = (REFERENCE, CPU)
+
+class _Emulated:
+    """The CUDA kernels, executed on the host; their library is built and loaded when it is first asked for one."""
+
+    @cached_property
+    def _library(self) -> Any:
+        emulation.build("visionzip_emulated")
+        torch.ops.load_library(emulation.RESULTS / "libvisionzip_emulated.so")
+        return torch.ops.visionzip_emulated
+
+    def __getattr__(self, name: str) -> Any:
+        operator = getattr(self._library, name)
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"visionzip_emulated::{name}", "CPU"):
+            pytest.skip(f"{name} has no CUDA kernel")
+        return operator
+
+
+EMULATED = Backend("emulated", _Emulated(), _CPU, bitwise=True, dispatched=False)
+
+BACKENDS = (REFERENCE, CPU) if emulation.MISSING_REASON else (REFERENCE, CPU, EMULATED)

@@ -60,6 +60,8 @@ FAULTS = (
     Fault("dynamic_shared_too_small", sanitized="AddressSanitizer: heap-buffer-overflow"),
     Fault("shared_array_too_small", sanitized="index 64 out of bounds"),
     Fault("global_too_small", sanitized="AddressSanitizer: heap-buffer-overflow"),
+    Fault("division_by_zero", "integer division by zero", "division by zero", "integer division by zero"),
+    Fault("wild_pointer", "access to an invalid address", "DEADLYSIGNAL", "access to an invalid address"),
     Fault("misaligned_vector", sanitized="misaligned address", races="misaligned access of "),
     _always("misaligned_copy", "misaligned address: not a multiple of 16"),
     Fault("missing_copy_wait", WRONG, WRONG, "cp.async copy that was not waited for"),
