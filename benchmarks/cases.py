@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visionzip_ext import reference
+
 Inputs = dict[str, Tensor]
 
 
@@ -63,7 +65,7 @@ class Case:
             return {"hidden": hidden, "queries": normal(self.B, self.S, self.H, self.D).transpose(1, 2), "keys": keys}
         if self.op == "merge":
             scores = torch.rand(self.B, self.S, generator=generator, device=device)
-            decision = torch.ops.visionzip.select(keys, scores, self.k, self.m, has_cls=self.has_cls)
+            decision = reference.select(keys, scores, self.k, self.m, self.has_cls)
             return {"hidden": hidden, "assignment": decision[1]}
         return {"hidden": hidden, "keys": keys, "attn": self._attention(generator, device)}
 
@@ -83,8 +85,8 @@ BATCHES = (1, 5, 32)  # one image, LLaVA-NeXT's five tiles, a training batch
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def all_cases() -> list[Case]:
-    """Everything that `python -m benchmarks` measures."""
+def cpu_cases() -> list[Case]:
+    """Everything that is measured on a CPU."""
     cases = [
         Case(op="zip", B=B, k=k, m=m, dtype=dtype, **CLIP) for B in BATCHES for dtype in DTYPES for k, m in BUDGETS
     ]
@@ -92,6 +94,41 @@ def all_cases() -> list[Case]:
         cases += [Case(op=op, B=B, k=54, m=10, dtype=dtype, **CLIP) for B in BATCHES for dtype in DTYPES]
     cases += [Case(op="zip_qk", B=B, k=54, m=10, dtype=dtype, **SIGLIP) for B in (1, 5) for dtype in DTYPES]
     return cases
+
+
+LLAVA = {**CLIP, "model": "llava-1.5"}
+LLAVA_NEXT = {**CLIP, "model": "llava-next"}
+VIDEO_LLAVA = {**CLIP, "model": "video-llava", "S": 257}
+LONG = {**CLIP, "model": "long", "S": 4096}
+
+LLAVA_BUDGETS = ((54, 10), (108, 20), (162, 30))  # 64, 128 and 192 tokens
+TILE_BUDGETS = ((27, 5), (54, 10), (108, 20))  # of each of five tiles: 160, 320 and 640 tokens
+LLAVA_BATCHES = (1, 8, 32, 160)
+
+
+def cuda_cases() -> list[Case]:
+    """Everything that is measured on a GPU: few enough for torch.compile, which takes seconds for each."""
+    bf16 = {"dtype": torch.bfloat16}
+    at_64 = {"k": 54, "m": 10}
+    return [
+        *(Case(op="zip", B=1, k=k, m=m, **bf16, **LLAVA) for k, m in LLAVA_BUDGETS),
+        *(Case(op="zip", B=B, **at_64, **bf16, **LLAVA) for B in LLAVA_BATCHES[1:]),
+        Case(op="zip", B=160, k=162, m=30, **bf16, **LLAVA),
+        *(Case(op="zip", B=B, **at_64, dtype=torch.float32, **LLAVA) for B in (1, 160)),
+        Case(op="zip", B=1, **at_64, dtype=torch.float16, **LLAVA),
+        *(Case(op="zip_qk", B=B, **at_64, **bf16, **LLAVA) for B in (1, 160)),
+        *(Case(op="merge", B=B, **at_64, **bf16, **LLAVA) for B in (1, 160)),
+        *(Case(op="zip_qk", B=5, k=k, m=m, **bf16, **LLAVA_NEXT) for k, m in TILE_BUDGETS),
+        *(Case(op=op, B=8, k=14, m=3, **bf16, **VIDEO_LLAVA) for op in ("zip", "zip_qk")),
+        Case(op="zip", B=1, **at_64, **bf16, **SIGLIP),
+        *(Case(op="zip_qk", B=B, **at_64, **bf16, **SIGLIP) for B in (1, 8)),
+        *(Case(op="zip_qk", B=B, k=384, m=64, **bf16, **LONG) for B in (1, 8)),
+    ]
+
+
+def all_cases(device: str = "cpu") -> list[Case]:
+    """Everything that `python -m benchmarks --device DEVICE` measures."""
+    return cuda_cases() if device == "cuda" else cpu_cases()
 
 
 def quick_cases() -> list[Case]:

@@ -1,16 +1,25 @@
-"""Who does the work that is timed: this library, and the released implementation's recipe in PyTorch."""
+"""Who does the work that is timed: this library, the released implementation's recipe in PyTorch, and a copy.
+
+A provider is prepared for a case's inputs, which may compile or record a CUDA graph, and gives the call that is timed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Inputs
 
-Provider = Callable[[Case, Inputs], Tensor]
+Function = Callable[[Case, Inputs], Tensor]
 """Computes a case's tokens (B, k + m, C) from its inputs."""
+
+Call = Callable[[], Tensor]
+
+Provider = Callable[[Case, Inputs], Call]
+"""Makes the call that computes a case's tokens from these inputs, which stay where they are."""
 
 
 def ours(case: Case, inputs: Inputs) -> Tensor:
@@ -33,23 +42,25 @@ def recipe(case: Case, inputs: Inputs) -> Tensor:
     hidden = inputs["hidden"]
     if case.op == "merge":
         return _carry_out(hidden, inputs["assignment"], case.k, case.m)
+    return _compress(hidden, inputs["keys"].mean(1), _kept(case, inputs), case.k, case.m)
+
+
+def _kept(case: Case, inputs: Inputs) -> Tensor:
+    """The tokens (B, k) with the largest scores, CLS before them where there is one."""
     if case.op == "zip":
         attn = inputs["attn"]
     else:
         queries = inputs["queries"][:, :, :1] if case.has_cls else inputs["queries"]
         attn = ((queries * case.scale) @ inputs["keys"].transpose(2, 3)).softmax(-1)
-    scores = attn[:, :, 0, 1:].sum(1) if case.has_cls else attn.mean((1, 2))
-    return _compress(hidden, inputs["keys"].mean(1), scores, case.k, case.m, case.has_cls)
+    if not case.has_cls:
+        return attn.mean((1, 2)).topk(case.k, dim=1).indices
+    kept = attn[:, :, 0, 1:].sum(1).topk(case.k - 1, dim=1).indices + 1
+    return torch.cat([kept.new_zeros(case.B, 1), kept], 1)
 
 
-def _compress(hidden: Tensor, metric: Tensor, scores: Tensor, k: int, m: int, has_cls: bool) -> Tensor:
-    """Keep k tokens by `scores`, merge the others into m by the cosine similarity of `metric`."""
+def _compress(hidden: Tensor, metric: Tensor, kept: Tensor, k: int, m: int) -> Tensor:
+    """Keep the tokens `kept` (B, k), merge the others into m by the cosine similarity of `metric`."""
     B, S, _ = hidden.shape
-    if has_cls:
-        kept = scores.topk(k - 1, dim=1).indices + 1
-        kept = torch.cat([kept.new_zeros(B, 1), kept], 1)
-    else:
-        kept = scores.topk(k, dim=1).indices
     remains = torch.ones(B, S, dtype=torch.bool, device=hidden.device).scatter_(1, kept, False)
     metric = metric[remains].view(B, S - k, metric.shape[2])
     metric = metric / metric.norm(dim=-1, keepdim=True)
@@ -85,4 +96,126 @@ def _merge(hidden: Tensor, remains: Tensor, targets: Tensor, to_merge: Tensor, j
     return torch.cat([kept, others[:, targets] + means], 1)
 
 
-PROVIDERS: dict[str, Provider] = {"ours": ours, "recipe": recipe}
+def recipe_by_indices(case: Case, inputs: Inputs) -> Tensor:
+    """The recipe's steps with indices where it has boolean masks.
+
+    A mask's count is known to the GPU alone, so that the released code makes the CPU wait for it: it can neither be
+    recorded in a CUDA graph nor compiled as one graph. What torch.compile is measured on is this.
+    """
+    hidden, (k, m) = inputs["hidden"], (case.k, case.m)
+    R = case.S - k
+    if case.op == "merge":
+        remains = inputs["assignment"] >= k
+    else:
+        remains = torch.ones(case.B, case.S, dtype=torch.bool, device=hidden.device)
+        remains = remains.scatter(1, _kept(case, inputs), False)
+    kept, rest = remains.to(torch.uint8).sort(dim=1, stable=True).indices.split([k, R], 1)
+    step = R // m
+    targets, to_merge = rest[:, ::step][:, :m], rest.index_select(1, _numbers_to_merge(R, m, hidden.device))
+    if case.op == "merge":
+        joined = inputs["assignment"].gather(1, to_merge) - k
+    else:
+        metric = inputs["keys"].mean(1)
+        metric = metric / metric.norm(dim=-1, keepdim=True)
+        joined = torch.bmm(_rows(metric, to_merge), _rows(metric, targets).transpose(1, 2)).argmax(2)
+    one_hot = torch.zeros(*joined.shape, m, dtype=hidden.dtype, device=hidden.device)
+    one_hot = one_hot.scatter(2, joined.unsqueeze(-1), 1)
+    counts = one_hot.sum(1).clamp(min=1).unsqueeze(-1)
+    means = torch.bmm(one_hot.transpose(1, 2), _rows(hidden, to_merge)) / counts
+    return torch.cat([_rows(hidden, kept), _rows(hidden, targets) + means], 1)
+
+
+def _numbers_to_merge(remaining: int, m: int, device: torch.device) -> Tensor:
+    """Among the remaining tokens, the numbers of those that are no targets: computed, as data could not be recorded."""
+    step = remaining // m
+    number = torch.arange(remaining - m, device=device)
+    between = number // max(1, step - 1) * step + number % max(1, step - 1) + 1
+    return torch.where(number < m * (step - 1), between, number + m)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, n) of x (B, S, C)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+
+
+def eager(function: Function) -> Provider:
+    """The function as it is."""
+    return lambda case, inputs: lambda: function(case, inputs)
+
+
+def compiled(function: Function) -> Provider:
+    """The function under torch.compile, as one graph, for this case's shapes."""
+
+    def prepare(case: Case, inputs: Inputs) -> Call:
+        whole = torch.compile(lambda inputs: function(case, inputs), fullgraph=True, dynamic=False)
+        return lambda: whole(inputs)
+
+    return prepare
+
+
+def in_cuda_graph(provider: Provider) -> Provider:
+    """The provider's call, recorded once and replayed."""
+
+    def prepare(case: Case, inputs: Inputs) -> Call:
+        call = provider(case, inputs)
+        _warm_up(call)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            tokens = call()
+        tokens.fill_(float("nan"))  # so that the check sees only what a replay wrote
+
+        def replay() -> Tensor:
+            graph.replay()
+            return tokens
+
+        return replay
+
+    return prepare
+
+
+def _warm_up(call: Call) -> None:
+    """What happens at first calls only must not be recorded; beside the default stream, as recording demands."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A call that computes nothing."""
+
+    source: Tensor
+    destination: Tensor
+
+    def __call__(self) -> Tensor:
+        """Copy, and return the destination."""
+        return self.destination.copy_(self.source)
+
+
+def copy(case: Case, inputs: Inputs) -> Call:
+    """A copy on the device that moves as many bytes as the operator has to: half of them read, half written."""
+    source = torch.randint(256, (case.bytes_moved // 2,), dtype=torch.uint8, device=inputs["hidden"].device)
+    destination = torch.zeros_like(source)
+    return Copy(source, destination)
+
+
+CPU_PROVIDERS: dict[str, Provider] = {"ours": eager(ours), "recipe": eager(recipe)}
+
+CUDA_PROVIDERS: dict[str, Provider] = {
+    "ours": eager(ours),
+    "ours-graph": in_cuda_graph(eager(ours)),
+    "recipe": eager(recipe),
+    "compiled": compiled(recipe_by_indices),
+    "compiled-graph": in_cuda_graph(compiled(recipe_by_indices)),
+    "copy": copy,
+}
+
+OURS = ("ours", "ours-graph")
+
+
+def all_providers(device: str = "cpu") -> dict[str, Provider]:
+    """Everybody who is measured on a device."""
+    return CUDA_PROVIDERS if device == "cuda" else CPU_PROVIDERS

@@ -1,87 +1,31 @@
-"""How results are told: a table, a summary, and a JSON file for comparison with a later run."""
+"""How results are told: tables, a summary, and a JSON file for comparison with a later run."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import re
 import statistics
-import subprocess
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-from rich import box
-from rich.table import Table
+from benchmarks.environment import ROOT
+from benchmarks.providers import OURS
+from benchmarks.runner import Result, Settings, Timing
+from benchmarks.terminal import Table
 
-from benchmarks.runner import Result, Settings, Timing, last_level_cache
-from visionzip_ext import _C
-
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 LEAST_RIGHT = 0.75
 """A near tie that float32 decides otherwise than float64 may move the targets of an image, not most of its tokens."""
 
-
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def slug(name: str) -> str:
-    """A device's name as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def revision() -> str | None:
-    """The git revision that was measured; with "-dirty" where files differ from it."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
-
-
-def load() -> float:
-    """How many programs wanted a CPU during the last minute, for each CPU."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1)
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
-    return {
-        "device": processor(),
-        "last_level_cache_bytes": last_level_cache(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "instruction_set": _C.cpu_isa(),
-        "torch_instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "revision": revision(),
-        "load_before": round(load(), 2),
-    }
+ROOFLINE = "copy"
 
 
 def summary(results: Iterable[Result]) -> dict[str, dict[str, float]]:
     """For each operator: the median and the least speed-up over the recipe."""
     by_operator: dict[str, list[float]] = {}
     for result in results:
-        if {"ours", "recipe"} <= result.timings.keys():
-            by_operator.setdefault(result.case.op, []).append(result.speedup())
+        if (speedup := result.speedup()) is not None:
+            by_operator.setdefault(result.case.op, []).append(speedup)
     return {
         op: {"median": statistics.median(speedups), "least": min(speedups), "cases": len(speedups)}
         for op, speedups in by_operator.items()
@@ -89,23 +33,44 @@ def summary(results: Iterable[Result]) -> dict[str, dict[str, float]]:
 
 
 def wrong(results: Iterable[Result]) -> list[str]:
-    """The cases for which our own result is not right."""
-    return [r.case.name for r in results if "ours" in r.timings and r.timings["ours"].rows_right < LEAST_RIGHT]
+    """The cases for which a result of our own is not right."""
+    return [
+        result.case.name
+        for result in results
+        if any(name in result.timings and result.timings[name].rows_right < LEAST_RIGHT for name in OURS)
+    ]
+
+
+def failures(results: Iterable[Result]) -> list[str]:
+    """What could not be measured, and why; the cases of a provider that failed for the same reason in one line."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for name, why in result.failures.items():
+            cases.setdefault((name, why), []).append(result.case.name)
+    return [f"{name}: {why} ({', '.join(where)})" for (name, why), where in cases.items()]
+
+
+def we_failed(results: Iterable[Result]) -> bool:
+    """Whether there is a case that this library could not do."""
+    return any(name in result.failures for result in results for name in OURS)
 
 
 def _case_as_json(result: Result) -> dict[str, Any]:
     case = dataclasses.asdict(result.case) | {"dtype": str(result.case.dtype).removeprefix("torch.")}
-    timings = {name: dataclasses.asdict(timing) for name, timing in result.timings.items()}
+    others = [name for name in result.timings if name not in OURS]
     return {
         "name": result.case.name,
         **case,
         "bytes_moved": result.case.bytes_moved,
         "input_sets": result.input_sets,
-        "seconds": timings,
+        "seconds": {name: dataclasses.asdict(timing) for name, timing in result.timings.items()},
+        "gigabytes_per_second": {name: result.bandwidth(name) / 1e9 for name in result.timings},
+        "ratios": {name: result.speedup(name) for name in others if result.our_best},
+        "failures": dict(result.failures),
     }
 
 
-def as_json(results: list[Result], settings: Settings, environment: dict[str, Any]) -> dict[str, Any]:
+def as_json(results: Sequence[Result], settings: Settings, environment: dict[str, Any]) -> dict[str, Any]:
     """Everything, ready for a file."""
     return {
         "environment": environment,
@@ -116,7 +81,9 @@ def as_json(results: list[Result], settings: Settings, environment: dict[str, An
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.2f} ms"
+    return f"{seconds * 1e6:.1f} µs" if seconds < 1e-4 else f"{seconds * 1e6:.0f} µs"
 
 
 def _with_spread(timing: Timing) -> str:
@@ -124,27 +91,45 @@ def _with_spread(timing: Timing) -> str:
     return f"{_time(timing.median)} ±{spread:.0%}"
 
 
-def table(results: Iterable[Result]) -> Table:
-    """The results, a row each."""
-    results = list(results)
-    names = list(results[0].timings)
-    out = Table(
-        box=box.SIMPLE, caption="medians ± half the interquartile range; inputs cold; rows right against float64"
-    )
-    out.add_column("case", no_wrap=True)
-    for name in (*names, "GB/s", "speed-up", f"rows right ({', '.join(names)})"):
-        out.add_column(name, justify="right")
-    for result in results:
-        timings = result.timings
-        ours = timings.get("ours")
-        out.add_row(
+def _names(results: Iterable[Result]) -> list[str]:
+    """Everybody who was to be measured, in order."""
+    return list(dict.fromkeys(name for result in results for name in (*result.timings, *result.failures)))
+
+
+def times(results: Sequence[Result]) -> Table:
+    """What each provider took."""
+    names = _names(results)
+    rows = [
+        [
             result.case.name,
-            *(_with_spread(timing) for timing in timings.values()),
-            f"{result.case.bytes_moved / ours.median / 1e9:.1f}" if ours else "",
-            f"{result.speedup():.1f} x" if {"ours", "recipe"} <= timings.keys() else "",
-            ", ".join(f"{timing.rows_right:.0%}" for timing in timings.values()),
+            *(_with_spread(result.timings[name]) if name in result.timings else "failed" for name in names),
+        ]
+        for result in results
+    ]
+    return Table(("case", *names), rows, "medians ± half the interquartile range; inputs cold")
+
+
+def ratios(results: Sequence[Result]) -> Table:
+    """How this library compares: with memory, and with each other provider."""
+    names = _names(results)
+    others = [name for name in names if name not in (*OURS, ROOFLINE)]
+    has_roofline = ROOFLINE in names
+    columns = ("case", "GB/s", *(["of a copy"] if has_roofline else []), *(f"x {name}" for name in others))
+    rows = []
+    for result in results:
+        best, share = result.our_best, result.speedup(ROOFLINE)
+        rows.append(
+            [
+                result.case.name,
+                f"{result.bandwidth(best) / 1e9:.1f}" if best else "-",
+                *([f"{share:.0%}" if share else "-"] if has_roofline else []),
+                *(f"{ratio:.1f} x" if (ratio := result.speedup(name)) else "-" for name in others),
+                ", ".join(f"{timing.rows_right:.0%}" for timing in result.timings.values()),
+            ]
         )
-    return out
+    right = f"rows right ({', '.join(names)})"
+    of_us = "ours-graph where it was measured" if "ours-graph" in names else "ours"
+    return Table((*columns, right), rows, f"of {of_us}: times as fast as the others; rows right against float64")
 
 
 def summary_lines(results: Iterable[Result]) -> list[str]:

@@ -1,29 +1,31 @@
-"""How a case is timed.
+"""How a case is measured.
 
 The providers take turns, one call each a round, until the time is up, so that whatever slows the machine down slows
-them alike; what counts are medians. Each call finds its inputs cold: they rotate over several sets, together twice as
-large as the last cache level, and no two providers follow each other on the same set. Beside each timing stands how
-much of the provider's result is right.
+them alike; what counts are medians. Each call finds its inputs cold (timers.py), and no two providers follow each other
+on the same set of inputs. Beside each timing stands how much of the provider's result is right. A provider that cannot
+do a case is part of the result, with the reason.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Inputs
-from benchmarks.providers import Provider
+from benchmarks.providers import Call, Copy, Provider
+from benchmarks.timers import Timer
 from visionzip_ext import reference
 
-DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not tell
-MOST_INPUT_SETS = 64
 IMAGES_CHECKED = 2
+REASON_LENGTH = 300
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,30 +51,27 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """A case and what each provider took for it, by the provider's name."""
+    """A case and what each provider took for it, by the provider's name; or why it could not do it."""
 
     case: Case
     timings: Mapping[str, Timing]
     input_sets: int
+    failures: Mapping[str, str] = field(default_factory=dict)
 
-    def speedup(self, over: str = "recipe", of: str = "ours") -> float:
-        """How many times faster one provider is than another, by medians of this run."""
-        return self.timings[over].median / self.timings[of].median
+    @property
+    def our_best(self) -> str | None:
+        """The provider that stands for this library: the CUDA graph where one was recorded."""
+        return next((name for name in ("ours-graph", "ours") if name in self.timings), None)
 
+    def speedup(self, over: str = "recipe") -> float | None:
+        """How many times faster this library is than another provider, by medians of this run."""
+        if self.our_best is None or over not in self.timings:
+            return None
+        return self.timings[over].median / self.timings[self.our_best].median
 
-def last_level_cache() -> int:
-    """Its size in bytes."""
-    sizes = [DEFAULT_CACHE_BYTES]
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        if text.endswith("K"):
-            sizes.append(int(text[:-1]) << 10)
-    return max(sizes)
-
-
-def input_sets(case: Case, cache_bytes: int) -> int:
-    """How many sets of inputs make sure that a call finds none of its own in a cache."""
-    return min(MOST_INPUT_SETS, max(2, -(-2 * cache_bytes // case.bytes_moved)))
+    def bandwidth(self, name: str) -> float:
+        """Bytes a second that a provider moves, of those that have to be moved."""
+        return self.case.bytes_moved / self.timings[name].median
 
 
 def quartiles(seconds: list[float]) -> tuple[float, float, float]:
@@ -105,35 +104,77 @@ def float64_tokens(case: Case, inputs: Inputs) -> Tensor:
     return reference.zip(wide["hidden"], wide["keys"], attn.double(), *rest, case.has_cls, case.merge)[0]
 
 
-def _share_right(case: Case, provider: Provider, inputs: Inputs) -> float:
-    some = {name: x[:IMAGES_CHECKED] for name, x in inputs.items()}
-    return rows_right(provider(case, inputs)[:IMAGES_CHECKED], float64_tokens(case, some))
+def _share_right(case: Case, call: Call, expected: Tensor) -> float:
+    result = call()
+    if isinstance(call, Copy):
+        return float(torch.equal(call.source, result))
+    return rows_right(result[:IMAGES_CHECKED], expected)
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _attempt(failures: dict[str, str], name: str, action: Callable[[], T]) -> T | None:
+    """The action's result; or None if it raised, and then the reason is kept."""
+    try:
+        return action()
+    except Exception as error:  # whatever a compiler, a driver or an allocator may raise
+        failures[name] = reason(error)
+        return None
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line."""
+    words = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {words}"[:REASON_LENGTH]
+
+
+def not_measured(case: Case, names: Iterable[str], why: str) -> Result:
+    """A case that nobody could do."""
+    return Result(case, {}, 0, dict.fromkeys(names, why))
 
 
 @torch.no_grad()
-def measure(case: Case, providers: Mapping[str, Provider], device: torch.device, settings: Settings) -> Result:
+def measure(case: Case, providers: Mapping[str, Provider], timer: Timer, settings: Settings) -> Result:
     """Time every provider on one case."""
-    sets = [case.inputs(device, seed) for seed in range(input_sets(case, last_level_cache()))]
-    right = {name: _share_right(case, provider, sets[0]) for name, provider in providers.items()}
-    taken: dict[str, list[float]] = {name: [] for name in providers}
-    apart = max(1, len(sets) // len(providers))
+    timer.between_cases()
+    try:
+        sets = [case.inputs(timer.device, seed) for seed in range(timer.input_sets(case))]
+        expected = float64_tokens(case, {name: x[:IMAGES_CHECKED] for name, x in sets[0].items()})
+    except Exception as error:  # such as one for want of memory
+        return not_measured(case, providers, f"its inputs: {reason(error)}")
+    failures: dict[str, str] = {}
+    calls: dict[str, list[Call]] = {}
+    right: dict[str, float] = {}
+    for name, provider in providers.items():
+        own = _attempt(failures, name, lambda provider=provider: [provider(case, inputs) for inputs in sets])
+        share = own and _attempt(failures, name, lambda own=own: _share_right(case, own[0], expected))
+        if share is not None:
+            calls[name], right[name] = own, share
+    taken = _take_turns(calls, failures, timer, settings)
+    return Result(case, _timings(taken, right), len(sets), failures)
+
+
+def _take_turns(
+    calls: Mapping[str, list[Call]], failures: dict[str, str], timer: Timer, settings: Settings
+) -> dict[str, list[float]]:
+    """Seconds of each provider's calls; whoever raises is out."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
     deadline = time.perf_counter() + settings.seconds
     round_ = 0
-    while round_ < settings.warm_up_rounds + settings.least_rounds or time.perf_counter() < deadline:
-        for place, (name, provider) in enumerate(providers.items()):
-            inputs = sets[(round_ + place * apart) % len(sets)]
-            seconds = _seconds(lambda provider=provider, inputs=inputs: provider(case, inputs))
-            if round_ >= settings.warm_up_rounds:
+    while taken and (round_ < settings.warm_up_rounds + settings.least_rounds or time.perf_counter() < deadline):
+        for place, name in enumerate(list(taken)):
+            own = calls[name]
+            call = own[(round_ + place * max(1, len(own) // len(calls))) % len(own)]
+            seconds = _attempt(failures, name, lambda call=call: timer.seconds(call))
+            if seconds is None:
+                del taken[name]
+            elif round_ >= settings.warm_up_rounds:
                 taken[name].append(seconds)
         round_ += 1
+    return taken
+
+
+def _timings(taken: Mapping[str, list[float]], right: Mapping[str, float]) -> dict[str, Timing]:
     timings = {}
     for name, seconds in taken.items():
         first, median, third = quartiles(seconds)
         timings[name] = Timing(median, first, third, len(seconds), right[name])
-    return Result(case, timings, len(sets))
+    return timings

@@ -10,26 +10,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source tree
 
 import benchmarks.__main__ as command  # noqa: E402
-from benchmarks import report  # noqa: E402
-from benchmarks.cases import BATCHES, BUDGETS, DTYPES, Case, all_cases, quick_cases  # noqa: E402
-from benchmarks.providers import PROVIDERS, recipe  # noqa: E402
+from benchmarks import plot, report, terminal  # noqa: E402
+from benchmarks.cases import BATCHES, BUDGETS, DTYPES, Case, cpu_cases, cuda_cases, quick_cases  # noqa: E402
+from benchmarks.environment import environment, slug  # noqa: E402
+from benchmarks.providers import CPU_PROVIDERS, copy, eager, recipe, recipe_by_indices  # noqa: E402
 from benchmarks.runner import (  # noqa: E402
-    MOST_INPUT_SETS,
     Result,
     Settings,
     Timing,
     float64_tokens,
-    input_sets,
-    last_level_cache,
     measure,
     quartiles,
     rows_right,
 )
+from benchmarks.timers import MOST_INPUT_SETS, HostTimer  # noqa: E402
 
 CPU = torch.device("cpu")
 FLOAT32 = [case for case in quick_cases() if case.dtype == torch.float32]
@@ -49,16 +49,16 @@ def threads():
 
 
 def test_names_are_unique():
-    for cases in (all_cases(), quick_cases()):
+    for cases in (cpu_cases(), cuda_cases(), quick_cases()):
         assert len({case.name for case in cases}) == len(cases)
 
 
 def test_the_promised_cases_are_there():
     promised = {(B, dtype, *budget) for B in BATCHES for dtype in DTYPES for budget in BUDGETS}
-    clip = [case for case in all_cases() if case.op == "zip"]
+    clip = [case for case in cpu_cases() if case.op == "zip"]
     assert {(case.B, case.dtype, case.k, case.m) for case in clip} == promised
     assert {(case.S, case.C, case.H, case.D) for case in clip} == {(577, 1024, 16, 64)}
-    assert any(not case.has_cls for case in all_cases())
+    assert any(not case.has_cls for case in cpu_cases())
 
 
 @pytest.mark.parametrize("case", quick_cases(), ids=lambda case: case.name)
@@ -77,13 +77,45 @@ def test_inputs(case):
         torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize(
-    "case", [case for case in quick_cases() if case.dtype == torch.float32], ids=lambda case: case.name
+    "provider", [*CPU_PROVIDERS.values(), eager(recipe_by_indices)], ids=[*CPU_PROVIDERS, "by-indices"]
 )
-def test_providers_are_right(case, name):
+@pytest.mark.parametrize("case", FLOAT32, ids=lambda case: case.name)
+def test_providers_are_right(case, provider):
     inputs = case.inputs(CPU, 0)
-    assert rows_right(PROVIDERS[name](case, inputs), float64_tokens(case, inputs)) >= 0.9
+    assert rows_right(provider(case, inputs)(), float64_tokens(case, inputs)) >= 0.9
+
+
+@pytest.mark.parametrize(("k", "m"), [(5, 3), (30, 5), (5, 31), (5, 17), (1, 1), (54, 10)])
+@pytest.mark.parametrize("op", ["zip", "zip_qk", "merge"])
+def test_the_recipe_by_indices_is_the_recipe(op, k, m):
+    """Also where targets are next to each other, and where one token remains to be merged."""
+    case = Case("m", op, B=2, S=k + 32, C=7, H=2, D=8, k=k, m=m, dtype=torch.float32)
+    inputs = case.inputs(CPU, 0)
+    torch.testing.assert_close(recipe_by_indices(case, inputs), recipe(case, inputs))
+
+
+@pytest.mark.parametrize("case", cuda_cases(), ids=lambda case: case.name)
+def test_the_recipe_by_indices_depends_on_no_data(case):
+    """So that it can be compiled as one graph and recorded; of the largest cases too, of which nothing is computed."""
+    with FakeTensorMode():
+        tokens = recipe_by_indices(case, case.inputs(CPU, 0))
+    assert tokens.shape == (case.B, case.k + case.m, case.C)
+    assert tokens.dtype == case.dtype
+
+
+def test_the_recipe_depends_on_data():
+    case = cuda_cases()[0]
+    with FakeTensorMode(), pytest.raises(DynamicOutputShapeException):
+        recipe(case, case.inputs(CPU, 0))
+
+
+def test_a_copy_moves_the_operators_bytes():
+    case = quick_cases()[0]
+    call = copy(case, case.inputs(CPU, 0))
+    assert 2 * call.source.nbytes == case.bytes_moved
+    assert torch.equal(call(), call.source)
+    assert call() is call.destination
 
 
 def test_bytes():
@@ -104,31 +136,38 @@ def test_rows_right():
 
 
 def test_input_sets_outgrow_the_cache():
-    case = all_cases()[0]
-    for cache in (1 << 20, 32 << 20):
-        assert input_sets(case, cache) * case.bytes_moved >= 2 * cache
-    assert input_sets(case, 1) == 2
-    assert input_sets(quick_cases()[0], 1 << 40) == MOST_INPUT_SETS
-    assert last_level_cache() >= 1 << 20
+    case, timer = cpu_cases()[0], HostTimer()
+    assert timer.cache_bytes >= 1 << 20
+    for timer.cache_bytes in (1 << 20, 32 << 20):
+        assert timer.input_sets(case) * case.bytes_moved >= 2 * timer.cache_bytes
+    timer.cache_bytes = 1
+    assert timer.input_sets(case) == 2
+    timer.cache_bytes = 1 << 40
+    assert timer.input_sets(quick_cases()[0]) == MOST_INPUT_SETS
 
 
 def test_quartiles():
     assert quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == (2.0, 3.0, 4.0)
 
 
-def test_providers_take_turns_and_inputs_rotate(monkeypatch):
+def small_cache() -> HostTimer:
+    timer = HostTimer()
+    timer.cache_bytes = 1 << 20
+    return timer
+
+
+def test_providers_take_turns_and_inputs_rotate():
     """No provider runs twice in a row, and no two in a row get the same inputs."""
     seen = []
 
     def spy(name):
-        def provider(case, inputs):
+        def function(case, inputs):
             seen.append((name, inputs["hidden"].data_ptr()))
             return recipe(case, inputs)
 
-        return provider
+        return eager(function)
 
-    monkeypatch.setattr("benchmarks.runner.last_level_cache", lambda: 1 << 20)
-    measured = measure(quick_cases()[0], {"a": spy("a"), "b": spy("b")}, CPU, BRIEF)
+    measured = measure(quick_cases()[0], {"a": spy("a"), "b": spy("b")}, small_cache(), BRIEF)
     timed = seen[2:]  # after the check of each
     assert [name for name, _ in timed] == ["a", "b"] * 4
     assert all(one[1] != other[1] for one, other in itertools.pairwise(timed))
@@ -139,35 +178,101 @@ def test_providers_take_turns_and_inputs_rotate(monkeypatch):
 def test_gradients_are_off_while_measuring():
     enabled = []
 
-    def provider(case, inputs):
+    def function(case, inputs):
         enabled.append(torch.is_grad_enabled())
         return recipe(case, inputs)
 
-    measure(quick_cases()[0], {"a": provider}, CPU, BRIEF)
+    measure(quick_cases()[0], {"a": eager(function)}, small_cache(), BRIEF)
+    assert enabled
     assert not any(enabled)
+
+
+def failing_at(count: int):
+    """A provider whose call raises the count-th time; 0: it cannot be prepared."""
+    made = itertools.count(1)
+
+    def prepare(case, inputs):
+        if count == 0:
+            raise RuntimeError("does not compile\nbecause")
+
+        def call():
+            if next(made) == count:
+                raise torch.OutOfMemoryError("out of memory")
+            return recipe(case, inputs)
+
+        return call
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [(0, "RuntimeError: does not compile"), (1, "OutOfMemoryError: out of memory"), (4, "OutOfMemoryError: ")],
+    ids=["prepared", "checked", "timed"],
+)
+def test_who_fails_is_told_and_the_others_are_measured(count, why):
+    case = quick_cases()[0]
+    measured = measure(case, {"recipe": failing_at(count), "ours": eager(recipe)}, small_cache(), BRIEF)
+    assert list(measured.timings) == ["ours"]
+    assert measured.timings["ours"].calls == BRIEF.least_rounds
+    assert measured.failures["recipe"].startswith(why)
+    assert report.failures([measured]) == [f"recipe: {measured.failures['recipe']} ({case.name})"]
+    assert not report.we_failed([measured])
+    assert report.times([measured]).rows[0][-1] == "failed"
+    assert report.as_json([measured], BRIEF, {})["cases"][0]["failures"] == measured.failures
+
+
+def test_all_failing_ends_at_once():
+    measured = measure(quick_cases()[0], {"ours": failing_at(0)}, small_cache(), Settings(seconds=1e9))
+    assert not measured.timings
+    assert report.we_failed([measured])
+    assert report.ratios([measured]).rows[0][1] == "-"
+
+
+def test_inputs_that_do_not_fit_are_told(monkeypatch):
+    def inputs(self, device, seed):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(Case, "inputs", inputs)
+    measured = measure(quick_cases()[0], CPU_PROVIDERS, small_cache(), BRIEF)
+    assert measured.failures == dict.fromkeys(CPU_PROVIDERS, "its inputs: OutOfMemoryError: too large")
 
 
 def test_speedup_and_summary():
     first, second, third = quick_cases()[:3]
     results = [result(first, ours=1.0, recipe=30.0), result(second, ours=2.0, recipe=20.0), result(third, ours=1.0)]
     assert results[0].speedup() == 30
+    assert results[2].speedup() is None
     assert report.summary(results) == {"zip": {"median": 20.0, "least": 10.0, "cases": 2}}
     (line,) = report.summary_lines(results)
     assert line.startswith("zip: 20.0 times as fast")
 
 
+def test_the_graph_stands_for_us_where_there_is_one():
+    measured = result(quick_cases()[0], **{"ours": 3.0, "ours-graph": 2.0, "recipe": 30.0, "copy": 1.5})
+    assert measured.our_best == "ours-graph"
+    assert measured.speedup() == 15
+    table = report.ratios([measured])
+    assert table.columns[:4] == ("case", "GB/s", "of a copy", "x recipe")
+    assert table.rows[0][2:4] == ["75%", "15.0 x"]
+    (case,) = report.as_json([measured], BRIEF, {})["cases"]
+    assert case["ratios"] == {"recipe": 15, "copy": 0.75}
+    assert case["gigabytes_per_second"]["ours-graph"] == measured.case.bytes_moved / 2e9
+
+
 def test_a_wrong_result_is_reported():
     case = quick_cases()[0]
     wrong = Result(case, {"ours": Timing(1, 1, 1, 3, 0.5)}, 2)
-    assert report.wrong([wrong, result(case, ours=1.0)]) == [case.name]
+    wrong_graph = Result(case, {"ours": Timing(1, 1, 1, 3, 1.0), "ours-graph": Timing(1, 1, 1, 3, 0.5)}, 2)
+    assert report.wrong([wrong, result(case, ours=1.0), wrong_graph]) == [case.name] * 2
 
 
 def test_slug():
-    assert report.slug("AMD EPYC 9B14 (2.6 GHz)") == "amd-epyc-9b14-2-6-ghz"
+    assert slug("AMD EPYC 9B14 (2.6 GHz)") == "amd-epyc-9b14-2-6-ghz"
 
 
 def test_the_environment_names_no_host_and_no_path():
-    text = json.dumps(report.environment())
+    text = json.dumps(environment(HostTimer()))
     assert str(ROOT) not in text
     assert str(Path.home()) not in text
 
@@ -191,9 +296,31 @@ def test_a_wrong_result_fails_the_command(monkeypatch, capsys):
     def wrong(case, inputs):
         return torch.zeros(case.B, case.k + case.m, case.C, dtype=case.dtype)
 
-    monkeypatch.setitem(PROVIDERS, "ours", wrong)
+    monkeypatch.setitem(CPU_PROVIDERS, "ours", eager(wrong))
     assert command.main(["--quick", "--filter", "zip/tiny/B2/k5-m3/float32"]) == 1
     assert "wrong result: zip/tiny/B2/k5-m3/float32" in capsys.readouterr().out
+
+
+def test_a_failure_of_ours_fails_the_command(monkeypatch, capsys):
+    monkeypatch.setitem(CPU_PROVIDERS, "ours", failing_at(0))
+    assert command.main(["--quick", "--filter", "zip/tiny/B2/k5-m3/float32"]) == 1
+    assert "not measured: ours: RuntimeError: does not compile (zip/tiny" in capsys.readouterr().out
+
+
+def test_the_time_limit_drops_no_case_silently(tmp_path, capsys):
+    output = tmp_path / "out.json"
+    assert command.main(["--quick", "--time-limit", "0", "--output", str(output)]) == 1
+    written = json.loads(output.read_text())
+    assert [case["name"] for case in written["cases"]] == [case.name for case in quick_cases()]
+    assert all(case["failures"]["ours"] == "the time limit was reached before" for case in written["cases"])
+    assert "no plot: nothing was measured" in capsys.readouterr().out
+
+
+def test_providers_of_choice(capsys):
+    assert command.main(["--quick", "--filter", "merge/tiny/B2/k5-m3/float32", "--providers", "ours"]) == 0
+    assert "x recipe" not in capsys.readouterr().out
+    assert command.main(["--quick", "--providers", "copy"]) == 2
+    assert "--providers: with --device cpu there is no copy" in capsys.readouterr().out
 
 
 def test_no_such_case(capsys):
@@ -203,10 +330,46 @@ def test_no_such_case(capsys):
 
 def test_list(capsys):
     assert command.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [case.name for case in all_cases()]
+    assert capsys.readouterr().out.split() == [case.name for case in cpu_cases()]
 
 
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "--filter" in done.stdout
+
+
+@pytest.fixture
+def without_rich(monkeypatch):
+    monkeypatch.setattr(terminal, "Console", None)
+
+
+@pytest.mark.usefixtures("without_rich")
+def test_without_rich(capsys):
+    assert command.main(["--quick", "--filter", "zip/tiny/B2/k5-m3/float32"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[told.index("") + 1].split() == ["case", "ours", "recipe"]
+    assert "[1/1] zip/tiny/B2/k5-m3/float32" in told
+
+
+def test_plain_table_is_aligned():
+    table = terminal.Table(("case", "x"), [("a", "10"), ("long name", "2")], "caption")
+    assert terminal.plain(table).splitlines() == ["", "case        x", "a          10", "long name   2", "(caption)"]
+
+
+def test_plot(tmp_path):
+    case = quick_cases()[0]
+    results = [
+        result(case, **{"ours": 2e-5, "ours-graph": 1e-5, "recipe": 3e-4, "copy": 8e-6}),
+        result(case, ours=1e-5),
+    ]
+    content = report.as_json(results, BRIEF, {"device": "any", "torch": "2"})
+    path = tmp_path / "plot.png"
+    assert plot.draw(content, path) == f"drawn in {path}"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_plot_without_matplotlib(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    content = report.as_json([result(quick_cases()[0], ours=1.0)], BRIEF, {"device": "any", "torch": "2"})
+    assert plot.draw(content, tmp_path / "plot.png") == "no plot: matplotlib is not installed"
