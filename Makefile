@@ -3,6 +3,7 @@
 #
 #   make demo       the main job: LLaVA-1.5 with compressed visual tokens, on a photograph
 #   make test       the whole test suite                  (PYTEST_ARGS="-k merge" for a part)
+#   make kernels    registers, spills and machine code of the CUDA kernels, as built
 #   make bench      the benchmarks                        (BENCH_ARGS=...)
 #   make lint       ruff and clang-format; make format applies them
 #   make wheel      a wheel in dist/
@@ -22,7 +23,7 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake -type f)
 build_definition := pyproject.toml setup.py
 
-.PHONY: demo test bench lint format wheel test-abi setup clean FORCE
+.PHONY: demo test kernels bench lint format wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -30,6 +31,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest python_tests $(PYTEST_ARGS)
+
+kernels: setup
+	$(BIN)/python -m scripts.kernel_report $(KERNELS_ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
