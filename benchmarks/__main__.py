@@ -14,7 +14,8 @@ import torch
 import visionzip_ext  # noqa: F401  (registers the operators)
 from benchmarks import plot, report
 from benchmarks.cases import Case, all_cases, quick_cases
-from benchmarks.environment import environment, load, slug
+from benchmarks.environment import environment, load
+from benchmarks.places import RESULTS, slug
 from benchmarks.providers import CUDA_PROVIDERS, Provider, all_providers
 from benchmarks.runner import Result, Settings, measure, not_measured
 from benchmarks.terminal import Terminal
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = run(cases, providers, timer, settings, limit, terminal)
     tell(results, terminal)
     whole = not (options.quick or options.filter or options.providers)
-    output = options.output or (report.RESULTS / f"{slug(facts['device'])}.json" if whole else None)
+    output = options.output or (RESULTS / f"{slug(facts['device'])}.json" if whole else None)
     if output:
         write(report.as_json(results, settings, facts), output, terminal)
     wrong = report.wrong(results)

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.places import ROOT
 from benchmarks.timers import EventTimer, Timer
 from visionzip_ext import _C
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def processor() -> str:
@@ -26,11 +25,6 @@ def processor() -> str:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def slug(name: str) -> str:
-    """A device's name as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def load() -> float:

@@ -7,12 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.environment import ROOT
 from benchmarks.providers import OURS
 from benchmarks.runner import Result, Settings, Timing
 from benchmarks.terminal import Table
-
-RESULTS = ROOT / "benchmarks" / "results"
 
 LEAST_RIGHT = 0.75
 """A near tie that float32 decides otherwise than float64 may move the targets of an image, not most of its tokens."""

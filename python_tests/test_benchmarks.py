@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import plot, report, terminal  # noqa: E402
 from benchmarks.cases import BATCHES, BUDGETS, DTYPES, Case, cpu_cases, cuda_cases, quick_cases  # noqa: E402
-from benchmarks.environment import environment, slug  # noqa: E402
+from benchmarks.environment import environment  # noqa: E402
+from benchmarks.places import slug  # noqa: E402
 from benchmarks.providers import CPU_PROVIDERS, copy, eager, recipe, recipe_by_indices  # noqa: E402
 from benchmarks.runner import (  # noqa: E402
     Result,
