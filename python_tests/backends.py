@@ -10,7 +10,7 @@ import emulation
 import pytest
 import torch
 
-from visionzip_ext import reference
+from visionzip_ext import _library, reference
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,11 @@ class _Emulated:
 
 EMULATED = Backend("emulated", _Emulated(), _CPU, bitwise=True, dispatched=False)
 
-BACKENDS = (REFERENCE, CPU) if emulation.MISSING_REASON else (REFERENCE, CPU, EMULATED)
+CUDA = Backend("cuda", torch.ops.visionzip, torch.device("cuda"), bitwise=True, dispatched=True)
+
+BACKENDS = (
+    REFERENCE,
+    CPU,
+    *([] if emulation.MISSING_REASON else [EMULATED]),
+    *([CUDA] if _library.cuda_library_loaded and torch.cuda.is_available() else []),
+)

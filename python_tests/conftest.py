@@ -8,6 +8,7 @@ import zlib
 
 import hypothesis
 import pytest
+import require_cuda
 import torch
 from backends import BACKENDS
 
@@ -21,6 +22,7 @@ hypothesis.settings.load_profile("visionzip")
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
+    require_cuda.check()
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(_SEED)
 
@@ -32,6 +34,7 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield
+    require_cuda.fail_if_skipped(report)
     if report.failed:
         report.sections.append(("random seed", f"to repeat this test: {_SEED_VARIABLE}={_SEED}"))
     return report
