@@ -6,9 +6,9 @@
 //
 // It sees shared memory, that of other blocks of the cluster included, and global memory, between blocks too.  Blocks
 // of different groups are never ordered, so no pattern by which they wait for one another (such as "the last block to
-// finish") can be checked without a cooperative launch.  Of each 4 bytes the last few accesses are remembered, and one
-// execution is seen: that it finds nothing proves nothing about other schedules, and nothing about memory ordering
-// within what it takes to be ordered.
+// finish") can be checked without a cooperative launch.  Copies by memcpy are not seen.  Of each 4 bytes the last few
+// accesses are remembered, and one execution is seen: that it finds nothing proves nothing about other schedules, and
+// nothing about memory ordering within what it takes to be ordered.
 #pragma once
 
 #include <cstddef>
