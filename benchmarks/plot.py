@@ -50,7 +50,7 @@ def _draw_times(axes: Any, cases: list[dict[str, Any]]) -> None:
         heights = [row - 0.4 + (place + 0.5) * height for row in rows]
         axes.barh(heights, medians, height, xerr=whiskers, label=name, color=COLORS[name])
     axes.set_yticks(range(len(cases)), [case["name"] for case in cases])
-    axes.invert_yaxis()
+    axes.set_ylim(len(cases) - 0.4, -0.6)  # the first on top
     axes.set_xscale("log")
     axes.set_xlabel("microseconds, median; whiskers: quartiles")
     axes.grid(axis="x", alpha=0.3)

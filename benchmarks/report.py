@@ -121,7 +121,9 @@ def ratios(results: Sequence[Result]) -> Table:
                 f"{result.bandwidth(best) / 1e9:.1f}" if best else "-",
                 *([f"{share:.0%}" if share else "-"] if has_roofline else []),
                 *(f"{ratio:.1f} x" if (ratio := result.speedup(name)) else "-" for name in others),
-                ", ".join(f"{timing.rows_right:.0%}" for timing in result.timings.values()),
+                ", ".join(
+                    f"{result.timings[name].rows_right:.0%}" if name in result.timings else "-" for name in names
+                ),
             ]
         )
     right = f"rows right ({', '.join(names)})"

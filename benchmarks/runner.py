@@ -134,11 +134,11 @@ def not_measured(case: Case, names: Iterable[str], why: str) -> Result:
 @torch.no_grad()
 def measure(case: Case, providers: Mapping[str, Provider], timer: Timer, settings: Settings) -> Result:
     """Time every provider on one case."""
-    timer.between_cases()
     try:
+        timer.between_cases()
         sets = [case.inputs(timer.device, seed) for seed in range(timer.input_sets(case))]
         expected = float64_tokens(case, {name: x[:IMAGES_CHECKED] for name, x in sets[0].items()})
-    except Exception as error:  # such as one for want of memory
+    except Exception as error:  # for want of memory, or because of what an earlier case did to the GPU
         return not_measured(case, providers, f"its inputs: {reason(error)}")
     failures: dict[str, str] = {}
     calls: dict[str, list[Call]] = {}
