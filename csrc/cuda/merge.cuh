@@ -4,14 +4,29 @@
 // there are no atomics.  An assignment that is no decision gives undefined rows, but never an access out of bounds.
 #pragma once
 
+#include <cstring>
+
 #include "element.cuh"
 #include "merge.h"
+#include "ptx.cuh"
 
 namespace visionzip::cuda {
 
 constexpr int kMergeThreads = 128;
+constexpr int kMergeBlocks = 8;  // on a multiprocessor: up to 64 registers a thread, which spills none
 constexpr int kMergeWarps = kMergeThreads / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <class T, int kCount>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
+  if constexpr (sizeof(pack) == 16) {
+    uint4 raw;
+    memcpy(&raw, &pack, sizeof(raw));
+    ptx::store16(to, raw);
+  } else {
+    *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+  }
+}
 
 // An image's tokens are walked in chunks of kMergeThreads; those of the block's row are listed here, in order.
 struct RowScan {
@@ -100,7 +115,7 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
         }
         narrow(value, pack.element[e]);
       }
-      *reinterpret_cast<P*>(out + c) = pack;
+      store_pack(out + c, pack);
     }
   }
 }
@@ -129,7 +144,7 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64
         P zeros;
 #pragma unroll
         for (int e = 0; e < kCount; e++) narrow(0.f, zeros.element[e]);
-        *reinterpret_cast<P*>(out + token * p.C + c) = zeros;
+        store_pack(out + token * p.C + c, zeros);
       }
     }
     return;
@@ -150,21 +165,22 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64
         P pack = *reinterpret_cast<const P*>(grad + c);
 #pragma unroll
         for (int e = 0; e < kCount; e++) narrow(widen(pack.element[e]) * weight, pack.element[e]);
-        *reinterpret_cast<P*>(to + c) = pack;
+        store_pack(to + c, pack);
       }
     }
   }
 }
 
 template <class T, int kCount>
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ MergeParams p) {
+__global__ void __launch_bounds__(kMergeThreads, kMergeBlocks) merge_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
   const int64_t rows = p.k + p.m;
   for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) merge_row<T, kCount>(p, scan, i / rows, i % rows);
 }
 
 template <class T, int kCount>
-__global__ void __launch_bounds__(kMergeThreads) merge_backward_kernel(const __grid_constant__ MergeParams p) {
+__global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
+    merge_backward_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
   const int64_t rows = p.k + p.m + 1;
   for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) spread_row<T, kCount>(p, scan, i / rows, i % rows);

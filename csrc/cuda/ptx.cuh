@@ -48,6 +48,11 @@ __device__ __forceinline__ uint4 load_once16(const void* p) {
   return x;
 }
 
+// One store.  Of an assignment the compiler sometimes makes four of 32 bits.
+__device__ __forceinline__ void store16(void* p, uint4 x) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // ---- thread-block clusters (sm_90 and later; only kernels compiled for these use them)
 // -------------------------------
 

@@ -65,7 +65,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
 }
 
 template <class T, bool kFromQueries, class Team>
-__global__ void __launch_bounds__(kZipThreads) zip_kernel(const __grid_constant__ ZipParams p) {
+__global__ void __launch_bounds__(kZipThreads, 1) zip_kernel(const __grid_constant__ ZipParams p) {
   char* shared = reinterpret_cast<char*>(dynamic_shared());
   Team team(p, shared);
   for (int64_t image = team.image(); image < p.images; image += p.teams) {

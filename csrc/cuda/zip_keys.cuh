@@ -42,7 +42,14 @@ __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>
   if (n <= 0) return 0;
   float sum[kPer];
 #pragma unroll
-  for (int e = 0; e < kPer; e++) sum[e] = first_head > 0 && d + e < p.Dp ? metric[d + e] : 0.f;
+  for (int e = 0; e < kPer; e += 4) {
+    const bool continues = first_head > 0 && d + e < p.Dp;
+    const float4 x = continues ? *reinterpret_cast<const float4*>(metric + d + e) : make_float4(0.f, 0.f, 0.f, 0.f);
+    sum[e] = x.x;
+    sum[e + 1] = x.y;
+    sum[e + 2] = x.z;
+    sum[e + 3] = x.w;
+  }
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     if (first_head + i >= p.H) continue;

@@ -63,7 +63,7 @@ class HiddenTiles {
     return ptx::load_once16(hidden_ + token * z_.p.hidden_token + channel(tile, v));
   }
   __device__ __forceinline__ void store(int tile, int row, int v, uint4 x) const {
-    *reinterpret_cast<uint4*>(tokens_ + int64_t{row} * z_.p.C + channel(tile, v)) = x;
+    ptx::store16(tokens_ + int64_t{row} * z_.p.C + channel(tile, v), x);
   }
 
   int count;  // of tiles

@@ -56,7 +56,7 @@ bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, in
   switch (path) {
     case Path::kCluster:
       if (gpu.compute_capability < 90) return false;
-      // At least four: below, a block's part of the metric leaves no room for a second block on the multiprocessor.
+      // At least four, so that enough loads of one image are in flight (reasoned, not measured).
       teams = teams_to_try(p, gpu, 4, most_cluster_blocks(gpu), most_cluster_blocks(gpu));
       break;
     case Path::kGrid:

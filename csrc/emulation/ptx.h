@@ -29,6 +29,11 @@ inline uint4 load_once16(const void* p, Site site = Site::current()) {
   return *static_cast<const uint4*>(p);
 }
 
+inline void store16(void* p, uint4 x, Site site = Site::current()) {
+  emulation::check_aligned(p, 16, site);
+  *static_cast<uint4*>(p) = x;
+}
+
 inline int cluster_rank(Site site = Site::current()) { return static_cast<int>(emulation::cluster_rank(site)); }
 
 inline int cluster_size(Site site = Site::current()) { return static_cast<int>(emulation::cluster_size(site)); }
