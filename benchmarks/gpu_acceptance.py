@@ -93,12 +93,12 @@ def gpu_steps(architecture: str) -> list[Step]:
         return [PYTHON, "-m", "benchmarks", "--device", "cuda", "--output", MEASURED, *limit]
 
     return [
-        Step("build", 200, lambda _: [PYTHON, "setup.py", "--quiet", "build_ext", "--inplace"], build, needed=True),
+        Step("build", 150, lambda _: [PYTHON, "setup.py", "--quiet", "build_ext", "--inplace"], build, needed=True),
         Step(
-            "operator tests", 130, lambda _: [*pytest_command(), *suite, "-k", "cuda"], {"VISIONZIP_REQUIRE_CUDA": "1"}
+            "operator tests", 180, lambda _: [*pytest_command(), *suite, "-k", "cuda"], {"VISIONZIP_REQUIRE_CUDA": "1"}
         ),
-        Step("memcheck", 50, lambda _: [*SANITIZER, "--tool", "memcheck", *every_path], uncached),
-        Step("racecheck", 50, lambda _: [*SANITIZER, "--tool", "racecheck", *every_path]),
+        Step("memcheck", 60, lambda _: [*SANITIZER, "--tool", "memcheck", *every_path], uncached),
+        Step("racecheck", 60, lambda _: [*SANITIZER, "--tool", "racecheck", *every_path]),
         Step("benchmarks", 300, measure),
     ]
 
