@@ -128,6 +128,11 @@ def test_without_a_gpu(capsys):
     assert "--emulated" in capsys.readouterr().out
 
 
+def test_it_starts_before_anything_is_built():
+    code = "import sys, benchmarks.gpu_acceptance; assert not {'visionzip_ext', 'torch'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_every_path_complains(monkeypatch):
     """About a path that gives other bits, and about what is wrong on all."""
     monkeypatch.delenv(every_path.PATH_VARIABLE, raising=False)
