@@ -112,11 +112,11 @@ def emulated_steps() -> list[Step]:
     quick = ("-m", "benchmarks", "--quick", "--output", MEASURED)
     return [
         Step("build", 400, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
-        Step("operator tests", 60, lambda _: [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]),
-        Step("every path", 60, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
-        Step("memcheck", 60, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
-        Step("racecheck", 60, lambda _: [EMULATION / "kernel_driver_races", "zip"]),
-        Step("benchmarks", 60, lambda seconds: [PYTHON, *quick, "--time-limit", f"{seconds:.0f}"]),
+        Step("operator tests", 150, lambda _: [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]),
+        Step("every path", 150, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
+        Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
+        Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "zip"]),
+        Step("benchmarks", 150, lambda seconds: [PYTHON, *quick, "--time-limit", f"{seconds:.0f}"]),
     ]
 
 
