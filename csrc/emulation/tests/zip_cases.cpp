@@ -13,7 +13,8 @@ using cuda::Path;
 
 struct Case {
   int32_t B, S, C, H, D, k, m;
-  bool from_queries, has_cls;
+  bool from_queries, has_cls, from_matrix;
+  int32_t multiprocessors, shared_bytes;  // of the GPU that is planned for
   DType dtype;
   MergeMode mode;
 
@@ -21,7 +22,7 @@ struct Case {
     std::string sizes;
     for (const int32_t size : {B, S, C, H, D, k, m}) sizes += " " + std::to_string(size);
     return std::string(from_queries ? "zip_qk" : "zip") + ": B S C H D k m" + sizes + (has_cls ? ", CLS, " : ", ") +
-           name_of(dtype) + ", " + name_of(mode);
+           (from_matrix ? "attention matrix, " : "") + name_of(dtype) + ", " + name_of(mode);
   }
 };
 
@@ -59,8 +60,10 @@ cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
   p.key_image = p.query_image = int64_t{c.S} * c.H * c.D;
   p.key_token = int64_t{c.H} * c.D;
   p.key_head = p.query_head = c.D;
-  p.attn_image = int64_t{c.H} * c.S;
-  p.attn_head = c.S;
+  p.attn_rows = c.from_matrix ? c.S : 1;
+  p.attn_row = c.S;
+  p.attn_head = int64_t{p.attn_rows} * c.S;
+  p.attn_image = c.H * p.attn_head;
   p.images = c.B;
   p.S = c.S;
   p.C = c.C;
@@ -69,7 +72,6 @@ cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
   p.k = c.k;
   p.m = c.m;
   p.attn_heads = c.H;
-  p.attn_rows = 1;
   p.attn_dtype = c.dtype;
   p.mode = c.mode;
   p.scale = 1 / std::sqrt(static_cast<float>(c.D));
@@ -83,7 +85,10 @@ void launch(const Case& c, const Inputs& in, Results& out, Path path, int team) 
   cuda::ZipParams p = describe(c, in, out);
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
+  gpu.multiprocessors = c.multiprocessors;
+  gpu.block_shared_bytes = c.shared_bytes;
   const cuda::ZipPlan plan = cuda::plan_zip(p, element, gpu, path, team);
+  if (plan.path == Path::kNone) throw std::runtime_error(c.text() + "\ndoes not fit: " + plan.why);
   std::vector<char> scratch(static_cast<size_t>(plan.scratch_bytes) + 16, '\x7f');
   p.scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 15) & ~uintptr_t{15});
   const cudaError_t error = cuda::launch_zip(p, c.dtype, plan, nullptr);
@@ -107,7 +112,8 @@ std::vector<double> scores_of(const Case& c, const Inputs& in, int b) {
     for (int s = 0; s < c.S; s++) {
       double& x = row[static_cast<size_t>(s)];
       if (!c.from_queries) {
-        x = in.attn[(int64_t{b} * c.H + h) * c.S + s];
+        const int rows = c.from_matrix ? c.S : 1;
+        for (int q = 0; q < rows; q++) x += in.attn[((int64_t{b} * c.H + h) * rows + q) * c.S + s];
         continue;
       }
       for (int d = 0; d < c.D; d++) x += in.queries[(int64_t{b} * c.S * c.H + h) * c.D + d] * key(c, in, b, h, s, d);
@@ -182,7 +188,7 @@ struct Team {
 int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
   const int64_t key_count = int64_t{c.B} * c.S * c.H * c.D;
   Inputs in{Elements(c.dtype, int64_t{c.B} * c.S * c.C), Elements(c.dtype, key_count), Elements(c.dtype, key_count),
-            Elements(c.dtype, int64_t{c.B} * c.H * c.S)};
+            Elements(c.dtype, int64_t{c.B} * c.H * c.S * (c.from_matrix ? c.S : 1))};
   for (Elements* elements : {&in.hidden, &in.keys, &in.queries, &in.attn}) fill_normal(*elements, numbers);
   Results first(c);
   launch(c, in, first, teams.front().path, teams.front().blocks);
@@ -202,15 +208,22 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
 int run_zip_cases() {
   const std::vector<Team> teams{{Path::kBlock, 1},    {Path::kCluster, 2}, {Path::kCluster, 4}, {Path::kCluster, 8},
                                 {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 4},    {Path::kGrid, 8}};
+  constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 24 << 10;
   struct Sizes {
     int32_t B, S, C, H, D, k, m;
-    bool has_cls;
+    bool has_cls, from_matrix;
+    int32_t multiprocessors, shared_bytes;
   };
   constexpr Sizes kSizes[] = {
-      {2, 70, 40, 3, 16, 9, 5, true},  {1, 130, 24, 2, 9, 20, 7, false},  // keys element by element
-      {1, 50, 16, 4, 8, 7, 0, true},                                      // the rest dropped
-      {2, 33, 8, 1, 32, 1, 8, true},                                      // CLS alone kept
-      {1, 40, 8, 2, 8, 10, 29, false},                                    // one token to merge
+      {2, 70, 40, 3, 16, 9, 5, true, false, kMany, kLarge},
+      {1, 130, 24, 2, 9, 20, 7, false, false, kMany, kLarge},  // keys element by element
+      {1, 50, 16, 4, 8, 7, 0, true, false, kMany, kLarge},     // the rest dropped
+      {2, 33, 8, 1, 32, 1, 8, true, false, kMany, kLarge},     // CLS alone kept
+      {1, 40, 8, 2, 8, 10, 29, false, false, kMany, kLarge},   // one token to merge
+      {1, 60, 16, 2, 8, 9, 6, false, true, kMany, kLarge},     // scores from all queries
+      {1, 210, 8, 1, 8, 20, 130, true, false, kMany, kLarge},  // more targets than are held at a time
+      {5, 40, 16, 2, 8, 6, 4, true, false, 8, kLarge},         // more images than teams
+      {1, 90, 264, 2, 8, 9, 6, true, false, kMany, kSmall},    // channels in several tiles, read as they come
   };
   Numbers numbers(2);
   int launches = 0, number = 0;
@@ -220,7 +233,20 @@ int run_zip_cases() {
       const auto dtype = static_cast<DType>(number % 3);
       const MergeMode mode = number % 2 == 0 ? MergeMode::kResidual : MergeMode::kMean;
       number++;
-      const Case c{s.B, s.S, s.C, s.H, s.D, s.k, s.m, from_queries, s.has_cls, dtype, mode};
+      const Case c{s.B,
+                   s.S,
+                   s.C,
+                   s.H,
+                   s.D,
+                   s.k,
+                   s.m,
+                   from_queries,
+                   s.has_cls,
+                   s.from_matrix,
+                   s.multiprocessors,
+                   s.shared_bytes,
+                   dtype,
+                   mode};
       launches += run_case(c, teams, numbers);
     }
   }
