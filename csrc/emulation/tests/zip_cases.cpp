@@ -208,7 +208,7 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
 int run_zip_cases() {
   const std::vector<Team> teams{{Path::kBlock, 1},    {Path::kCluster, 2}, {Path::kCluster, 4}, {Path::kCluster, 8},
                                 {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 4},    {Path::kGrid, 8}};
-  constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 24 << 10;
+  constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 8 << 10;
   struct Sizes {
     int32_t B, S, C, H, D, k, m;
     bool has_cls, from_matrix;
