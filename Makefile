@@ -29,8 +29,9 @@ build_definition := pyproject.toml setup.py
 demo: setup
 	$(BIN)/python -m visionzip_ext demo $(DEMO_ARGS)
 
+# A process a core; one thread each, except where a test asks for more.
 test: setup
-	$(BIN)/python -m pytest python_tests $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest python_tests --numprocesses auto $(PYTEST_ARGS)
 
 kernels: setup
 	$(BIN)/python -m scripts.kernel_report $(KERNELS_ARGS)
