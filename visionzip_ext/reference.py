@@ -126,8 +126,8 @@ def assign(metric: Tensor, indices: Tensor, k: int, m: int) -> Tensor:
     length = directions.norm(dim=-1, keepdim=True)
     directions = directions / torch.where(length > 0, length, 1)
 
-    # A target at a time: a matrix product may round the same numbers differently in different columns, and equal targets
-    # would no longer be equal.
+    # A target at a time: a matrix product may round the same numbers differently in different columns, and equal
+    # targets would no longer be equal.
     similarity = torch.stack([(metric * directions[:, t : t + 1]).sum(-1) for t in range(m)], -1)
     nan = similarity.isnan()
     similarity = similarity.masked_fill(nan, float("-inf"))
