@@ -81,6 +81,26 @@ def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype, 
         assert_same(alone.on(bitwise_backend), expected_alone)
 
 
+@pytest.mark.parametrize("tokens_of_last_target", [0, 3, 200, 240])
+def test_merge_by_any_number_of_threads_however_uneven_the_targets(
+    bitwise_backend, rng, threads, tokens_of_last_target
+):
+    """Threads share an image's rows, or its channels where a few targets take most of the tokens."""
+    S, k, m = 301, 20, 30
+    remaining = torch.arange(k, S)
+    assignment = torch.full((1, S), k + m - 1)
+    assignment[0, :k] = torch.arange(k)
+    merged_elsewhere = torch.randint(k, k + m, (S - k - tokens_of_last_target,), generator=rng)
+    assignment[0, remaining[tokens_of_last_target:]] = merged_elsewhere
+    assignment[0, remaining[:: (S - k) // m][:m]] = torch.arange(k, k + m)
+    call = Call("merge", {"x": torch.randn(1, S, 200, generator=rng), "assignment": assignment}, k, m)
+    threads(1)
+    expected = call.on(bitwise_backend)
+    for number in (2, 3, 8):
+        threads(number)
+        assert_same(call.on(bitwise_backend), expected)
+
+
 @pytest.mark.parametrize("op", ZIPPING + DECIDING)
 def test_results_do_not_depend_on_the_neighbours_of_a_long_image(bitwise_backend, rng, op):
     """More images than threads, so that one thread works on several with the same scratch."""

@@ -55,19 +55,20 @@ class _Carried(torch.autograd.Function):
         return ctx.adjoint(grad, assignment, k, m, merge=merge), *(None,) * 6
 
 
-def _below_autograd(op: torch._ops.OpOverload, keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
-
-
 def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None:
     op = getattr(torch.ops.visionzip, name).default
+    after_autograd = torch._C._after_autograd_keyset
 
     def autograd(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        def forward_op() -> Any:
-            return _below_autograd(op, keyset, *args, **kwargs)
+        # Every call of inference passes here: where nothing is recorded, nothing has to be kept from being recorded.
+        if not torch.is_grad_enabled():
+            return op.redispatch(keyset & after_autograd, *args, **kwargs)
 
-        if make_differentiable is None or not (torch.is_grad_enabled() and args[0].requires_grad):
+        def forward_op() -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                return op.redispatch(keyset & after_autograd, *args, **kwargs)
+
+        if make_differentiable is None or not args[0].requires_grad:
             return forward_op()
         return make_differentiable(forward_op, args, kwargs.get("merge", "residual"))
 

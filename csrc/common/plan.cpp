@@ -23,6 +23,7 @@ CpuPlan plan_cpu(const Problem& p, int64_t threads) {
     return std::max(kLeastChannels, std::min(fitting, round_up(wanted, kLeastChannels)));
   };
   plan.whole_channels = channels(p.C);
+  plan.row_shares = (threads + plan.shared_images - 1) / std::max<int64_t>(plan.shared_images, 1);
   plan.shared_channels = channels((p.C * plan.shared_images + threads - 1) / threads);
 
   const bool decides = p.operation != Operation::kMerge;

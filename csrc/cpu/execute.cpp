@@ -14,7 +14,7 @@ namespace {
 template <class Units, class Run>
 void share_phase(std::vector<Image>& images, int64_t grain, const Units& units, const Run& run) {
   std::vector<int64_t> first{0};
-  for (const Image& image : images) first.push_back(first.back() + units(image));
+  for (Image& image : images) first.push_back(first.back() + units(image));
   parallel(first.back(), grain, [&](int64_t begin, int64_t end) {
     for (size_t i = 0; i < images.size(); i++) {
       const int64_t from = std::max(begin, first[i]), to = std::min(end, first[i + 1]);
@@ -37,9 +37,7 @@ void for_each_phase(const CpuPlan& plan, const Visit& visit) {
   visit(
       plan.key_tokens, [](const Image& i) { return i.assign_units(); },
       [](Image& i, int64_t begin, int64_t end) { i.assign(begin, end); });
-  visit(
-      1, [](const Image& i) { return i.merge_units(); },
-      [](Image& i, int64_t begin, int64_t end) { i.merge(begin, end); });
+  visit(1, [](Image& i) { return i.merge_units(); }, [](Image& i, int64_t begin, int64_t end) { i.merge(begin, end); });
 }
 
 }  // namespace
@@ -48,7 +46,7 @@ void execute(const Problem& problem, const DecisionInputs* decision, const Merge
   const CpuPlan plan = plan_cpu(problem, thread_count());
 
   parallel(plan.whole_images, 1, [&](int64_t begin, int64_t end) {
-    Image image(problem, plan, plan.whole_channels, decision, merge);
+    Image image(problem, plan, /*shared=*/false, decision, merge);
     for (int64_t i = begin; i < end; i++) {
       image.start(i);
       for_each_phase(plan, [&](int64_t /*grain*/, const auto& units, const auto& run) {
@@ -60,7 +58,7 @@ void execute(const Problem& problem, const DecisionInputs* decision, const Merge
   std::vector<Image> images;
   images.reserve(static_cast<size_t>(plan.shared_images));
   for (int64_t i = plan.whole_images; i < problem.B; i++) {
-    images.emplace_back(problem, plan, plan.shared_channels, decision, merge);
+    images.emplace_back(problem, plan, /*shared=*/true, decision, merge);
     images.back().start(i);
   }
   for_each_phase(plan,

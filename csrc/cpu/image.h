@@ -38,15 +38,10 @@ struct MergeInputs {
 // ...); ranges of one phase may run at the same time, phases may not.
 class Image {
  public:
-  // merge_channels: the channels of one unit of `merge`.
-  Image(const Problem& problem, const CpuPlan& plan, int64_t merge_channels, const DecisionInputs* decision,
+  // shared: by all threads, phase by phase; otherwise one thread does it all.
+  Image(const Problem& problem, const CpuPlan& plan, bool shared, const DecisionInputs* decision,
         const MergeInputs* merge)
-      : p_(problem),
-        plan_(plan),
-        merge_channels_(merge_channels),
-        decision_(decision),
-        merge_(merge),
-        kernels_(kernels()) {}
+      : p_(problem), plan_(plan), shared_(shared), decision_(decision), merge_(merge), kernels_(kernels()) {}
 
   void start(int64_t image);  // the object may be used for one image after another
 
@@ -62,7 +57,7 @@ class Image {
   int64_t assign_units() const { return decision_ ? static_cast<int64_t>(selection_.merged.size()) : 0; }
   void assign(int64_t begin, int64_t end);
 
-  int64_t merge_units() const { return merge_ ? (p_.C + merge_channels_ - 1) / merge_channels_ : 0; }
+  int64_t merge_units();  // (share of the rows, slice of the channels); needs the assignment
   void merge(int64_t begin, int64_t end);
 
  private:
@@ -72,16 +67,21 @@ class Image {
   void sum_attention(int64_t begin, int64_t end);
   void sum_heads(int64_t begin, int64_t end);
   void add_up_heads();
+  int64_t slices() const { return (p_.C + slice_channels_ - 1) / slice_channels_; }
+  std::vector<int64_t> tokens_of(const RowShare& rows, const int64_t* assignment) const;
 
   const Problem& p_;
   const CpuPlan& plan_;
-  int64_t merge_channels_;
+  bool shared_;
   const DecisionInputs* decision_;  // null for `merge`
   const MergeInputs* merge_;        // null for `select`
   const Kernels& kernels_;
   int64_t image_ = 0;
   Buffer metric_, query_, logits_, scores_, head_sums_, directions_;
   Selection selection_;
+  std::vector<int64_t> counts_;   // (m): tokens merged into each target
+  std::vector<RowShare> shares_;  // of all output rows
+  int64_t slice_channels_ = 0;
 };
 
 }  // namespace visionzip::cpu

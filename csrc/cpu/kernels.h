@@ -51,6 +51,11 @@ struct AssignTask {
   int64_t* assignment;  // (S): written for the tokens of this task
 };
 
+// Output rows: kept rows [kept_begin, kept_end) and those of targets [target_begin, target_end).
+struct RowShare {
+  int64_t kept_begin, kept_end, target_begin, target_end;
+};
+
 struct MergeTask {
   const void* x;  // (S, C), rows `token_stride` apart
   void* out;      // (k + m, C), contiguous
@@ -59,7 +64,8 @@ struct MergeTask {
   MergeMode mode;
   const int64_t* kept;     // (k): the token of each kept row
   const int64_t* targets;  // (m): the token of each target
-  const int64_t* tokens;   // (merged): the tokens to merge, ascending
+  RowShare rows;
+  const int64_t* tokens;  // (merged): the tokens to merge into the share's targets, ascending
   int64_t merged;
   const int64_t* assignment;  // (S)
   const int64_t* counts;      // (m): tokens merged into each target
@@ -94,7 +100,7 @@ struct Kernels {
   // Unit vectors of the targets' metrics, transposed: ceil(m / lanes) blocks of (D, lanes).
   void (*pack_directions)(const float* metric, const int64_t* targets, int64_t m, int64_t D, float* out);
   void (*assign)(const AssignTask&, int64_t begin, int64_t end);
-  // Channels [begin, end); sums: m * (end - begin) floats of workspace.
+  // Channels [begin, end); sums: (targets of the share) * (end - begin) floats of workspace.
   void (*merge)(const MergeTask&, int64_t begin, int64_t end, float* sums);
   void (*spread)(const SpreadTask&, int64_t token_begin, int64_t token_end);
 };

@@ -13,6 +13,7 @@ namespace visionzip::cpu {
 template <class F>
 void parallel(int64_t n, int64_t grain, const F& f) {
   if (n == 0) return;
+  if (n <= grain) return f(0, n);
   std::exception_ptr failure;
   std::mutex mutex;
   torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {

@@ -21,7 +21,8 @@ struct CpuPlan {
   int64_t shared_images;    // the last images, fewer than threads: all threads work on all of them, phase by phase
   int64_t key_tokens;       // the fewest tokens whose keys a thread reads
   int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
-  int64_t shared_channels;  // and by threads that share one
+  int64_t row_shares;       // threads that share an image share its output rows, in so many parts,
+  int64_t shared_channels;  // or, where the parts would differ much, so many channels at a time
   int64_t query_chunks;     // column sums are shared by (head, chunk of queries); 1: by heads alone
   int64_t largest_temporary_bytes, workspace_bytes;  // not counting the outputs
 };
