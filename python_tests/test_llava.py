@@ -27,7 +27,7 @@ from transformers.models.clip import modeling_clip
 from transformers.models.llava import modeling_llava
 
 import visionzip_ext
-from visionzip_ext import compress, last_zip, reference, restore
+from visionzip_ext import compress, compress_as_configured, last_zip, reference, restore
 
 K, M = 5, 2
 TOKENS = K + M
@@ -554,18 +554,26 @@ class TestRestore:
         with pytest.raises(ValueError, match="not compressed, there is nothing to restore"):
             restore(model, processor)
 
-    def test_saved_model_is_the_unmodified_one(self, model, tmp_path):
+    def test_saved_model_is_the_unmodified_one_with_the_setting(self, model, tmp_path):
         model.generation_config.eos_token_id = 2
         model.save_pretrained(tmp_path / "before")
         compress(model, dominant=K, contextual=M)
         expected = features(model, tiny.pixels(1))
         model.save_pretrained(tmp_path / "after")
         before, after = (json.loads((tmp_path / run / "config.json").read_text()) for run in ("before", "after"))
+        setting = after.pop("visionzip")
         assert after == before
-        assert "visionzip" not in json.dumps(after)
+        assert (setting["dominant"], setting["contextual"]) == (K, M)
         loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "after").eval()
         assert features(loaded, tiny.pixels(1)).shape[1] == PATCHES
-        torch.testing.assert_close(features(compress(loaded, dominant=K, contextual=M), tiny.pixels(1)), expected)
+        torch.testing.assert_close(features(compress_as_configured(loaded), tiny.pixels(1)), expected)
+        restore(loaded)
+        loaded.save_pretrained(tmp_path / "restored")
+        assert "visionzip" not in (tmp_path / "restored" / "config.json").read_text()
+
+    def test_nothing_configured(self, model):
+        with pytest.raises(ValueError, match="has no setting under 'visionzip'"):
+            compress_as_configured(model)
 
 
 class TestTraining:
@@ -712,7 +720,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("layer", "message"),
         [
-            ([-2, -1], r"vision_feature_layer=\[-2, -1\] takes features from 2 layers; supported for LLaVA: one layer"),
+            ([], "vision_feature_layer is empty"),
+            ([-2, 7], "vision_feature_layer=7 is out of range"),
             (5, r"vision_feature_layer=5 is out of range for a vision tower of 4 layers; expected -4..-1 or 1..4"),
             (-6, "vision_feature_layer=-6 is out of range"),
             (0, "vision_feature_layer=0 names the patch embeddings"),
@@ -732,7 +741,7 @@ class TestBadInput:
 
     def test_select_layer_changed_after_compress(self, compressed):
         with pytest.raises(
-            ValueError, match=r"vision_feature_layer=-3 .* compressed on hidden state 3; .*compress again"
+            ValueError, match=r"vision_feature_layer=-3 .* compressed for, hidden state 3 .*compress again"
         ):
             compressed.model.get_image_features(tiny.pixels(1), vision_feature_layer=-3)
         compressed.config.vision_feature_layer = -3

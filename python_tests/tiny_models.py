@@ -34,9 +34,9 @@ TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 _WORDS = (*_SPECIAL, "USER", "ASSISTANT", ":", "what", "is", "this", "a", "cat", "dog", "the", "image", "shows")
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if c['type'] in ('image', 'video') %}<{{ c['type'] }}> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT : {% endif %}"
 )
 
@@ -89,10 +89,12 @@ def llava(config: LlavaConfig | None = None, seed: int = 0) -> LlavaForCondition
     return model
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(video_token: int | None = None) -> PreTrainedTokenizerFast:
     filler = (f"w{i}" for i in range(len(_WORDS), VOCABULARY))
     words = [*_WORDS, *filler]
-    words[IMAGE_TOKEN] = "<image>"
+    placeholders = {"<image>": IMAGE_TOKEN} | ({} if video_token is None else {"<video>": video_token})
+    for word, token in placeholders.items():
+        words[token] = word
     word_level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -101,7 +103,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=list(placeholders),
         model_input_names=["input_ids", "attention_mask"],
         padding_side="left",
     )
@@ -128,7 +130,7 @@ def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE
         patch_size=patch,
         vision_feature_select_strategy=strategy,
         num_additional_image_tokens=int(has_cls),
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )
 
 

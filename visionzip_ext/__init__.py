@@ -18,7 +18,16 @@ from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip
 
 __version__ = "0.1.0"
 
-_FOR_MODELS = ("compress", "last_zip", "restore", "supported_models")
+_FOR_MODELS = (
+    "VisionZipDualEncoder",
+    "VisionZipEncoder",
+    "compress",
+    "compress_as_configured",
+    "last_zip",
+    "restore",
+    "supported_models",
+    "visionzip",
+)
 
 __all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk", *_FOR_MODELS]
 

@@ -1,18 +1,43 @@
 """VisionZip for the models of Hugging Face transformers (4.57 and 5.x).
 
-api.py            what users call: compress, restore, last_zip, supported_models
-registry.py       which model classes are supported, one row a family
-llava.py          LLaVA-1.5, the first family: a family is one such file and one row
-adapter.py        what every family's file fills in
-zip_tower.py      a vision tower that answers with zipped tokens
-attention_tap.py    takes one layer's queries and keys out of attention, whatever its implementation
-early_exit.py       runs a tower only as far as the select layer
-image_features.py puts the zipped features where the model looks for them
-placeholders.py   makes the processor write as many image tokens as the model makes
-budget.py         how many tokens to keep and to merge
+api.py                    what users call: compress, restore, last_zip, supported_models
+encoders.py               VisionZipEncoder: the same for bare encoders and for the original LLaVA's vision towers
+released.py               visionzip(model, ...): the released package's call
+registry.py               which model classes are supported, one row each
+llava.py                  a family is one such file; also llava_next.py, llava_onevision.py, video_llava.py
+adapter.py                what every family's file fills in
+zip_tower.py              a vision tower that hands out the queries and keys of its select layer
+attention_tap.py            takes them out of attention, whatever its implementation
+early_exit.py               runs a tower only as far as the select layer
+tile_zip.py               zips the features of tiles, each to its budget
+tiled_images.py           how a large image becomes tiles, and zipped tiles a sequence
+image_features.py         puts the features where the model looks for them
+placeholders.py           makes the processor write as many placeholders, by its own settings
+counted_placeholders.py     or by counting them for each image and video
+processor_checks.py       whether a processor belongs to a model
+budget.py                 how many tokens to keep and to merge
 """
 
-from visionzip_ext.integrations.transformers.api import compress, last_zip, restore, supported_models
-from visionzip_ext.integrations.transformers.zip_tower import ZipDecision
+from visionzip_ext.integrations.transformers.api import (
+    compress,
+    compress_as_configured,
+    last_zip,
+    restore,
+    supported_models,
+)
+from visionzip_ext.integrations.transformers.encoders import VisionZipDualEncoder, VisionZipEncoder, ZippedImages
+from visionzip_ext.integrations.transformers.released import visionzip
+from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
 
-__all__ = ["ZipDecision", "compress", "last_zip", "restore", "supported_models"]
+__all__ = [
+    "VisionZipDualEncoder",
+    "VisionZipEncoder",
+    "ZipDecision",
+    "ZippedImages",
+    "compress",
+    "compress_as_configured",
+    "last_zip",
+    "restore",
+    "supported_models",
+    "visionzip",
+]

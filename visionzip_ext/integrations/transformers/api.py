@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers import placeholders
+from visionzip_ext.integrations.transformers.adapter import ModelAdapter, Settings
 from visionzip_ext.integrations.transformers.budget import Budget
+from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
-from visionzip_ext.integrations.transformers.zip_tower import ZipDecision
+from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
+from visionzip_ext.integrations.transformers.tiled_images import check_layout
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+_CONFIG_KEY = "visionzip"
 
 
 def compress(
@@ -21,23 +26,30 @@ def compress(
     dominant: int = 54,
     contextual: int = 10,
     merge: str = "residual",
+    budget: str = "tile",
+    layout: str = "released",
     early_exit: bool = True,
 ) -> Model:
-    """Give the model's language model dominant + contextual visual tokens for each image, in place.
+    """Give the model's language model dominant + contextual visual tokens for each image or tile, in place.
 
     Afterwards `processor(...)`, `model(...)` and `model.generate(...)` are used as before. Only this instance changes:
-    no class is patched, and the vision tower keeps its attention implementation (SDPA, flash, eager). Weights, config
-    and what the model's `save_pretrained` writes stay as they are. Calling it again changes the budget.
+    no class is patched, and the vision tower keeps its attention implementation (SDPA, flash, eager), also where that
+    is chosen later. Weights stay as they are; `model.config.visionzip` holds the setting, so that `save_pretrained`
+    writes it and `compress_as_configured` applies it again. Calling `compress` again changes the setting.
 
     Source: VisionZip (arXiv 2412.04467), section 3; the defaults are its setting of 64 tokens for LLaVA-1.5.
 
     Args:
         model: an instance of one of `supported_models()`.
-        processor: the model's processor, which then writes as many image placeholders. Without one, the caller sees to
-            it that each image has dominant + contextual of them in `input_ids`.
+        processor: the model's processor, which then writes as many placeholders. Without one, the caller sees to it
+            that `input_ids` has as many as there are visual tokens.
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them.
         contextual: tokens that all others are merged into, at least 0.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
+        budget: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a video;
+            "image": a whole image or video, spread evenly over its tiles or frames.
+        layout: for models that cut large images into tiles: "released": the order of the released implementation,
+            without newlines; "native": the model's own raster order with newlines, padding left out.
         early_exit: leave out the vision tower's layers after the one whose features the model uses.
 
     Returns:
@@ -45,18 +57,37 @@ def compress(
 
     Raises:
         TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an int.
-        ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, a `vision_feature_layer` that
-            cannot be used, a processor that belongs to another model. Model and processor are then unchanged.
+        ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget` or `layout`, a
+            `vision_feature_layer` that cannot be used, a processor that belongs to another model. Model and processor
+            are then unchanged.
     """
     family = adapter_for(model)
-    adapter = family.bind(model, Budget(dominant, contextual, merge), early_exit=early_exit)
+    check_layout(layout)
+    adapter = family(model, Settings(Budget(dominant, contextual, merge, budget), layout, early_exit))
     change = None if processor is None else adapter.placeholders(processor)
     if (earlier := family.attached_to(model)) is not None:
         earlier.detach()
     adapter.attach()
+    setattr(adapter.seam.config, _CONFIG_KEY, _as_arguments(adapter.settings))
     if change is not None:
         placeholders.apply(change, processor)
     return model
+
+
+def compress_as_configured(model: Model, processor: ProcessorMixin | None = None) -> Model:
+    """`compress` with the setting that `model.config.visionzip` holds, as `save_pretrained` wrote it.
+
+    Raises:
+        TypeError: as `compress`.
+        ValueError: the config holds no setting; and as `compress`.
+    """
+    setting = getattr(adapter_for(model).seam_of(model).config, _CONFIG_KEY, None)
+    if setting is None:
+        raise ValueError(
+            f"the config of this {type(model).__name__} has no setting under {_CONFIG_KEY!r}: the model was not "
+            "compressed when it was saved; call visionzip_ext.compress(model, processor, dominant=..., contextual=...)"
+        )
+    return compress(model, processor, **setting)
 
 
 def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
@@ -73,25 +104,31 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
         TypeError: an unknown model.
         ValueError: neither of the two is compressed.
     """
+    if is_original_llava(model):
+        if not restore_original(model):
+            raise ValueError(f"this {type(model).__name__} is not compressed, there is nothing to restore")
+        return model
     adapter = adapter_for(model).attached_to(model)
     processor_was_changed = processor is not None and placeholders.undo(processor)
     if adapter is not None:
         adapter.detach()
+        delattr(adapter.seam.config, _CONFIG_KEY)
     elif not processor_was_changed:
         raise ValueError(f"this {type(model).__name__} is not compressed, there is nothing to restore")
     return model
 
 
-def last_zip(model: PreTrainedModel) -> ZipDecision | None:
+def last_zip(model: PreTrainedModel) -> ZipDecision | list[ZipDecision] | None:
     """Which tokens the latest forward kept, merged and dropped; None if no image has gone through yet.
 
-    With several threads it is the latest forward of any of them.
+    One decision for all tiles of that forward; a list of one for each tile where their budgets differ (budget="image",
+    layout="native"). With several threads it is the latest forward of any of them.
 
     Raises:
         TypeError: an unknown model.
         ValueError: the model is not compressed.
     """
-    adapter = adapter_for(model).attached_to(model)
+    adapter: ModelAdapter | None = adapter_for(model).attached_to(model)
     if adapter is None:
         raise ValueError(
             f"this {type(model).__name__} is not compressed; call visionzip_ext.compress(model, processor) first"
@@ -102,3 +139,16 @@ def last_zip(model: PreTrainedModel) -> ZipDecision | None:
 def supported_models() -> tuple[str, ...]:
     """The class names of transformers that `compress` accepts."""
     return tuple(ADAPTERS)
+
+
+def _as_arguments(settings: Settings) -> dict[str, Any]:
+    """The keyword arguments of `compress` that make these settings; plain values, for the config."""
+    budget = settings.budget
+    return {
+        "dominant": budget.dominant,
+        "contextual": budget.contextual,
+        "merge": budget.merge,
+        "budget": budget.unit,
+        "layout": settings.layout,
+        "early_exit": settings.early_exit,
+    }

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-# (path of the module that runs the layers, name of its layer list); with and without the wrapper that CLIP and SigLIP
-# had before transformers 5.9
-_LAYER_LISTS = (("vision_model.encoder", "layers"), ("encoder", "layers"))
+# (path of the module that runs the layers, name of its layer list); CLIP and SigLIP with and without the wrapper that
+# they had before transformers 5.9, then DINOv2
+_LAYER_LISTS = (("vision_model.encoder", "layers"), ("encoder", "layers"), ("encoder", "layer"))
+# where a layer has the module that calls the attention function
+_ATTENTIONS = ("self_attn", "attention.attention", "attention")
 
 
 class LayerStack:
@@ -31,9 +33,26 @@ class LayerStack:
                 if isinstance(getattr(owner, name), nn.ModuleList):
                     self.owner, self._name = owner, name
                     return
-        places = " or ".join(f"{path}.{name}" for path, name in _LAYER_LISTS)
+        places = ", ".join(f"{path}.{name}" for path, name in _LAYER_LISTS)
         raise TypeError(
-            f"{type(encoder).__name__} has no list of layers at {places}; a CLIP or SigLIP vision tower does"
+            f"{type(encoder).__name__} has no list of layers at any of {places}; a CLIP, SigLIP or DINOv2 tower does"
+        )
+
+    def attention_of(self, layer: int) -> nn.Module:
+        """The module of a layer that hands queries and keys to the attention function.
+
+        Raises:
+            TypeError: it is where no supported tower has it, or does not go through transformers' attention interface.
+        """
+        for path in _ATTENTIONS:
+            with contextlib.suppress(AttributeError):
+                module = self.layers[layer].get_submodule(path)
+                if hasattr(module, "config"):
+                    return module
+        places = ", ".join(_ATTENTIONS)
+        raise TypeError(
+            f"{type(self.layers[layer]).__name__} has no attention with a config at any of {places}; its attention "
+            "cannot be tapped"
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Makes a processor write as many image placeholders as the compressed model makes image tokens.
+"""Makes a processor write as many placeholders as the compressed model makes visual tokens.
 
 A change to a processor is an object that can be undone. It stays on the processor, where `undo` finds it; what
 `save_pretrained` writes is limited to the arguments of the processor's constructor, so the change object is not saved.
@@ -60,6 +60,6 @@ def undo(processor: ProcessorMixin) -> bool:
     change: PlaceholderChange | None = getattr(processor, _ATTRIBUTE, None)
     if change is None:
         return False
-    change.undo(processor)
     delattr(processor, _ATTRIBUTE)
+    change.undo(processor)
     return True

@@ -1,10 +1,10 @@
-"""A vision tower that answers with zipped tokens: tap, early exit and operator put together."""
+"""A vision tower whose features can be zipped: tap and early exit put together."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,40 +13,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-import visionzip_ext
 from visionzip_ext.integrations.transformers.attention_tap import AttentionInputs, AttentionTap
-from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.early_exit import LayerStack, select_depth
 
 
 @dataclass(frozen=True)
-class ZipDecision:
-    """What became of each encoder token in one forward: for pictures, and for `visionzip_ext.merge` on other tensors.
+class EncodedTiles:
+    """One forward of a `ZipTower` on T tiles, not yet zipped.
 
     Attributes:
-        indices: (B, dominant) int64, ascending: the encoder tokens kept, CLS (0) first where there is one.
-        assignment: (B, S) int64: the output row that each encoder token went to: 0..dominant-1 kept,
-            dominant..dominant+contextual-1 merged, -1 dropped (only for contextual = 0).
+        features: (T, S, C): the select layer's output tokens; of several layers, concatenated.
+        attention: the select layer's queries and keys, for the same S tokens.
         grid: (rows, columns) of patches; S is their product, plus one where there is a CLS token.
-        has_cls: encoder token 0 is CLS.
-        dominant: rows kept.
-        contextual: rows merged.
+        has_cls: token 0 is CLS.
+        outputs: the tower's own output.
     """
 
-    indices: Tensor
-    assignment: Tensor
+    features: Tensor
+    attention: AttentionInputs
     grid: tuple[int, int]
     has_cls: bool
-    dominant: int
-    contextual: int
-
-
-@dataclass(frozen=True)
-class ZippedImages:
-    """One forward of a `ZipTower`: `tokens` (B, dominant + contextual, C), the decision, and the tower's own output."""
-
-    tokens: Tensor
-    decision: ZipDecision
     outputs: BaseModelOutputWithPooling
 
 
@@ -64,8 +50,47 @@ class _Lock:
         return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which of a tower's tokens are not patches; the patches follow them.
+
+    Attributes:
+        has_cls: token 0 is CLS.
+        registers: so many register tokens follow it (DINOv2 with registers); they stand for no place in the image and
+            are left out before anything is decided.
+    """
+
+    has_cls: bool
+    registers: int = 0
+
+
+# Vision towers by `model_type` of their config.
+_TOKEN_LAYOUTS = {
+    "clip_vision_model": TokenLayout(has_cls=True),
+    "siglip_vision_model": TokenLayout(has_cls=False),
+    "dinov2": TokenLayout(has_cls=True),
+}
+
+
+def token_layout(tower: PreTrainedModel) -> TokenLayout:
+    """Where a tower has its patches.
+
+    Raises:
+        TypeError: a tower of an unknown kind.
+    """
+    kind = tower.config.model_type
+    if kind == "dinov2_with_registers":
+        return TokenLayout(has_cls=True, registers=tower.config.num_register_tokens)
+    if kind not in _TOKEN_LAYOUTS:
+        known = ", ".join((*_TOKEN_LAYOUTS, "dinov2_with_registers"))
+        raise TypeError(
+            f"a vision tower of type {kind!r} ({type(tower).__name__}) is not supported; supported: {known}"
+        )
+    return _TOKEN_LAYOUTS[kind]
+
+
 class ZipTower:
-    """A CLIP or SigLIP vision tower whose select layer's tokens come out zipped.
+    """A vision tower that hands out, with its features, the queries and keys they are zipped by.
 
     Nothing of the tower changes before `attach`. One forward at a time uses a tower: threads wait for each other.
 
@@ -74,29 +99,32 @@ class ZipTower:
         has_cls: its token 0 is CLS.
         early_exit: whether the layers after the select layer are left out.
         layers: how many layers the whole tower has.
-        depth: how many of them have run when the select layer's output exists.
+        depths: how many of them have run when each layer whose output is a feature has.
+        depth: that of the select layer, whose attention decides: the deepest of them.
     """
 
-    def __init__(self, tower: PreTrainedModel, vision_feature_layer: int, *, has_cls: bool, early_exit: bool) -> None:
+    def __init__(self, tower: PreTrainedModel, vision_feature_layer: int | Sequence[int], *, early_exit: bool) -> None:
         """Find the select layer; change nothing yet.
 
         Args:
             tower: the vision model.
-            vision_feature_layer: which of its hidden states to take; negative counts from the end.
-            has_cls: the tower's token 0 is CLS.
-            early_exit: leave out the layers after the select layer.
+            vision_feature_layer: which of its hidden states to take; negative counts from the end. Of several, the
+                features are concatenated in this order.
+            early_exit: leave out the layers after the select layer. With several, all run.
 
         Raises:
-            TypeError: the tower keeps its layers in a place unknown here.
+            TypeError: a tower of an unknown kind.
             ValueError: `vision_feature_layer` is out of range.
         """
         self.tower = tower
-        self.has_cls = has_cls
+        self._tokens = token_layout(tower)
+        self.has_cls = self._tokens.has_cls
         self.early_exit = early_exit
         self._stack = LayerStack(tower)
         self.layers = len(self._stack.layers)
-        self.depth = select_depth(vision_feature_layer, self.layers)
-        self._tap = AttentionTap(self._stack.layers[self.depth - 1].self_attn, tower.config)
+        self.depths = feature_depths(vision_feature_layer, self.layers)
+        self.depth = max(self.depths)
+        self._tap = AttentionTap(self._stack.attention_of(self.depth - 1), tower.config)
         self._lock = _Lock()
         self._select_layer_output: Tensor | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
@@ -107,10 +135,14 @@ class ZipTower:
         return type(self.tower).__name__
 
     @property
+    def patches(self) -> int:
+        """Patches along a side of an image of the tower's own size."""
+        return self.tower.config.image_size // self.tower.config.patch_size
+
+    @property
     def encoder_tokens(self) -> int:
-        """Tokens of an image of the tower's own size, CLS included."""
-        config = self.tower.config
-        return (config.image_size // config.patch_size) ** 2 + self.has_cls
+        """Tokens of an image of the tower's own size, CLS included, registers not."""
+        return self.patches**2 + self.has_cls
 
     def attach(self) -> None:
         """Put tap and hook into the tower."""
@@ -123,39 +155,48 @@ class ZipTower:
         self._hook = None
         self._tap.detach()
 
-    def __call__(self, pixel_values: Tensor, budget: Budget, **kwargs: Any) -> ZippedImages:
-        """Encode images and zip their tokens.
+    def check_layer(self, vision_feature_layer: int | Sequence[int]) -> None:
+        """Raise ValueError unless these are the layers that the tower was made for."""
+        if feature_depths(vision_feature_layer, self.layers) != self.depths:
+            made_for = ", ".join(map(str, self.depths))
+            raise ValueError(
+                f"vision_feature_layer={vision_feature_layer} is not what the model was compressed for, hidden state "
+                f"{made_for} of the vision tower; set model.config.vision_feature_layer and call "
+                "visionzip_ext.compress again"
+            )
+
+    def __call__(self, pixel_values: Tensor, **kwargs: Any) -> EncodedTiles:
+        """Encode tiles.
 
         Args:
-            pixel_values: (B, 3, height, width).
-            budget: how many tokens to keep and to merge.
-            kwargs: passed on to the tower. Asking for `output_hidden_states` or `output_attentions` runs all layers.
+            pixel_values: (T, 3, height, width).
+            kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`
+                runs all layers.
         """
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         with self._lock.held(), self._tap.recording() as calls:
-            hidden, outputs = self._run(pixel_values, kwargs)
-        inputs = self._only_call(calls)
-        result = visionzip_ext.zip_qk(
-            hidden,
-            inputs.queries,
-            inputs.keys,
-            budget.dominant,
-            budget.contextual,
-            scale=inputs.scale,
-            has_cls=self.has_cls,
-            merge=budget.merge,
-        )
+            features, outputs = self._run(pixel_values, kwargs)
+        attention = self._only_call(calls)
+        if self._tokens.registers:
+            features = self._without_registers(features)
+            queries, keys = (self._without_registers(x) for x in (attention.queries, attention.keys))
+            attention = AttentionInputs(queries, keys, attention.scale)
         patch = self.tower.config.patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        decision = ZipDecision(
-            result.indices, result.assignment, grid, self.has_cls, budget.dominant, budget.contextual
-        )
-        return ZippedImages(result.tokens, decision, outputs)
+        return EncodedTiles(features, attention, grid, self.has_cls, outputs)
+
+    def _without_registers(self, x: Tensor) -> Tensor:
+        """(..., tokens, channels) with CLS and patches alone."""
+        first_patch = self.has_cls + self._tokens.registers
+        return torch.cat([x[..., : int(self.has_cls), :], x[..., first_patch:, :]], -2)
 
     def _run(self, pixel_values: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, BaseModelOutputWithPooling]:
-        """The select layer's output (B, S, C) and the tower's output."""
-        if not self.early_exit or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        """The features (T, tokens, C) and the tower's output."""
+        all_layers = len(self.depths) > 1 or not self.early_exit
+        if all_layers or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
             outputs = self.tower(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
-            return outputs.hidden_states[self.depth], outputs
+            states = [outputs.hidden_states[depth] for depth in self.depths]
+            return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
         # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
         kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
         try:
@@ -181,3 +222,11 @@ class ZipTower:
             "one forward, expected once: its module or its config was replaced after compress; "
             "call visionzip_ext.compress(model, processor, ...) again"
         )
+
+
+def feature_depths(vision_feature_layer: int | Sequence[int], layers: int) -> tuple[int, ...]:
+    """`select_depth` of one layer or of several."""
+    several = (vision_feature_layer,) if isinstance(vision_feature_layer, int) else vision_feature_layer
+    if not several:
+        raise ValueError("vision_feature_layer is empty; expected a layer or several")
+    return tuple(select_depth(layer, layers) for layer in several)

@@ -1,0 +1,203 @@
+"""VisionZip for vision encoders on their own: for people with their own model code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+import visionzip_ext
+from visionzip_ext.integrations.transformers.budget import Budget, TileBudget
+from visionzip_ext.integrations.transformers.tile_zip import Tile, ZipDecision, zip_tiles
+from visionzip_ext.integrations.transformers.zip_tower import ZipTower
+
+
+@dataclass(frozen=True)
+class ZippedImages:
+    """What an encoder returns.
+
+    Attributes:
+        tokens: (B, dominant + contextual, C).
+        decision: which of the encoder's tokens they were made of.
+    """
+
+    tokens: Tensor
+    decision: ZipDecision
+
+
+class VisionZipEncoder(nn.Module):
+    """A vision encoder that returns zipped tokens: pixel values in, tokens and the decision out.
+
+    The encoder keeps its attention implementation; no (S, S) attention matrix is made for the selection. Only this
+    instance of it changes, and `detach` undoes that.
+
+    Source: VisionZip (arXiv 2412.04467), section 3.
+
+    Attributes:
+        encoder: the vision model.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dominant: int = 54,
+        contextual: int = 10,
+        *,
+        layer: int | Sequence[int] | None = None,
+        merge: str = "residual",
+        early_exit: bool = True,
+    ) -> None:
+        """Wrap an encoder.
+
+        Args:
+            encoder: a `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model` or `Dinov2WithRegistersModel` of
+                transformers; or a module that holds one as `vision_tower` and says by `select_layer` which layer it
+                takes, like `CLIPVisionTower` of the original LLaVA repositories.
+            dominant: tokens kept as they are, at least 1; CLS, where the encoder has one, is among them.
+            contextual: tokens that all others are merged into.
+            layer: which hidden state to zip (-1: the last layer's); of several the features are concatenated, and the
+                deepest decides. Default: the wrapped tower's `select_layer`, otherwise -2, as in LLaVA.
+            merge: "residual" or "mean", see `visionzip_ext.zip`.
+            early_exit: leave out the layers after that one.
+
+        Raises:
+            TypeError: an encoder of an unknown kind; a budget that is not an int.
+            ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge`.
+        """
+        super().__init__()
+        self.encoder = vision_model_of(encoder)
+        if layer is None:
+            layer = getattr(encoder, "select_layer", -2)
+        self._budget = Budget(dominant, contextual, merge)
+        self._tower = ZipTower(self.encoder, layer, early_exit=early_exit)
+        self._budget.check_fits(self._tower.encoder_tokens, self._tower.name)
+        self._tower.attach()
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the encoder's token 0 is CLS."""
+        return self._tower.has_cls
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> ZippedImages:
+        """Encode and zip.
+
+        Args:
+            pixel_values: (B, 3, height, width).
+            kwargs: passed on to the encoder.
+
+        Raises:
+            RuntimeError: the encoder's attention was replaced after it was wrapped.
+        """
+        encoded = self._tower(pixel_values, **kwargs)
+        budget = TileBudget(self._budget.dominant, self._budget.contextual)
+        zipped = zip_tiles(encoded, [Tile(budget)] * len(pixel_values), self._budget.merge)
+        return ZippedImages(zipped.rows.unflatten(0, (len(pixel_values), budget.tokens)), zipped.decisions[0])
+
+    def detach(self) -> nn.Module:
+        """Leave the encoder as it was before, and return it."""
+        self._tower.detach()
+        return self.encoder
+
+
+@dataclass(frozen=True)
+class ZippedPairs:
+    """What a dual encoder returns, n = dominant + contextual.
+
+    Attributes:
+        tokens: (B, n, C): the first encoder's.
+        windows: (B, n, cells of a window, C2): the second encoder's features of the same places.
+        decision: which of the first encoder's tokens they were made of.
+    """
+
+    tokens: Tensor
+    windows: Tensor
+    decision: ZipDecision
+
+
+class VisionZipDualEncoder(nn.Module):
+    """Two encoders, as in Mini-Gemini: a low-resolution one whose tokens look into windows of a high-resolution one.
+
+    The decision is made on the low-resolution tokens and carried to the windows, one window for each token: kept
+    tokens keep theirs, merged tokens' windows are merged likewise. CLS scores, but has no window and is not returned.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        high_resolution: nn.Module,
+        dominant: int = 54,
+        contextual: int = 10,
+        **options: Any,
+    ) -> None:
+        """Wrap a pair of encoders.
+
+        Args:
+            encoder: the low-resolution encoder, as in `VisionZipEncoder`.
+            high_resolution: any module that makes (B, C2, rows, columns) of its pixel values, for instance a ConvNeXt's
+                last feature map scaled up to a multiple of the low-resolution patch grid.
+            dominant: patches kept as they are, at least 1; CLS is not counted here.
+            contextual: tokens that all others are merged into.
+            options: `layer`, `merge` and `early_exit` of `VisionZipEncoder`.
+
+        Raises:
+            TypeError, ValueError: as `VisionZipEncoder`.
+        """
+        super().__init__()
+        has_cls = ZipTower(vision_model_of(encoder), -1, early_exit=True).has_cls
+        self.low_resolution = VisionZipEncoder(encoder, dominant + has_cls, contextual, **options)
+        self.high_resolution = high_resolution
+        self._merge = options.get("merge", "residual")
+
+    def forward(self, pixel_values: Tensor, high_resolution_pixel_values: Tensor) -> ZippedPairs:
+        """Encode both and zip both.
+
+        Args:
+            pixel_values: (B, 3, height, width), for the low-resolution encoder.
+            high_resolution_pixel_values: for the other; the same B images.
+
+        Raises:
+            ValueError: a feature map that does not cut into one window for each low-resolution patch.
+        """
+        zipped = self.low_resolution(pixel_values)
+        decision = zipped.decision
+        windows = cut_windows(self.high_resolution(high_resolution_pixel_values), decision.grid)
+        assignment, dominant = decision.of_patches()
+        carried = visionzip_ext.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
+        return ZippedPairs(zipped.tokens[:, int(decision.has_cls) :], carried, decision)
+
+
+def cut_windows(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, C, rows, columns) -> (B, patches of the grid, cells of a window, C), both in raster order.
+
+    Raises:
+        ValueError: rows or columns are no multiples of the grid's.
+    """
+    if feature_map.dim() != 4 or any(size % cells for size, cells in zip(feature_map.shape[2:], grid, strict=True)):
+        raise ValueError(
+            f"the high-resolution feature map has shape {tuple(feature_map.shape)}; expected (B, C, rows, columns) "
+            f"with rows a multiple of {grid[0]} and columns of {grid[1]}, the low-resolution encoder's patches"
+        )
+    windows = feature_map.unflatten(3, (grid[1], -1)).unflatten(2, (grid[0], -1))  # (B, C, gy, y, gx, x)
+    return windows.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+
+
+def vision_model_of(encoder: nn.Module) -> nn.Module:
+    """The vision model of transformers that an encoder is, or holds.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it holds one that is not loaded yet.
+    """
+    if hasattr(encoder, "select_layer"):
+        if getattr(encoder, "vision_tower", None) is None:
+            raise ValueError(f"this {type(encoder).__name__} has not loaded its vision tower; call load_model() first")
+        encoder = encoder.vision_tower
+    if not hasattr(encoder, "config"):
+        raise TypeError(
+            f"encoder is a {type(encoder).__module__}.{type(encoder).__qualname__}; expected a CLIPVisionModel, "
+            "SiglipVisionModel, Dinov2Model or Dinov2WithRegistersModel of transformers, or a module that holds one as "
+            "`vision_tower` beside a `select_layer`"
+        )
+    return encoder
