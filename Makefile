@@ -2,7 +2,8 @@
 # is up to date.
 #
 #   make demo       the main job: LLaVA-1.5 with compressed visual tokens, on a photograph
-#   make test       the whole test suite                  (PYTEST_ARGS="-k merge" for a part)
+#   make test       the whole test suite, with make test-compat (PYTEST_ARGS="-k merge" for a part, without)
+#   make test-compat  the tests of models under the oldest supported transformers, in .venv-compat
 #   make kernels    registers, spills and machine code of the CUDA kernels, as built
 #   make bench      the benchmarks                        (BENCH_ARGS=...)
 #   make lint       ruff and clang-format; make format applies them
@@ -23,7 +24,7 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake -type f)
 build_definition := pyproject.toml setup.py
 
-.PHONY: demo test kernels bench lint format wheel test-abi setup clean FORCE
+.PHONY: demo test test-compat kernels bench lint format wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -32,6 +33,13 @@ demo: setup
 # A process a core; one thread each, except where a test asks for more.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest python_tests --numprocesses auto $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,$(MAKE) test-compat)
+
+# The libraries are those of the source tree, which depend on torch and Python alone.
+test-compat: setup $(STAMPS)/compat
+	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest $(model_tests) --numprocesses auto
+
+model_tests = $(wildcard $(addprefix python_tests/test_,llava.py families.py encoders.py original_llava.py tiled_images.py))
 
 kernels: setup
 	$(BIN)/python -m scripts.kernel_report $(KERNELS_ARGS)
@@ -75,6 +83,11 @@ $(STAMPS)/environment:
 
 $(STAMPS)/requirements: $(STAMPS)/environment $(wildcard requirements/*.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/compat: $(STAMPS)/environment requirements/compat.txt requirements/test.txt
+	@test -x .venv-compat/bin/python || $(BIN)/python -m venv .venv-compat
+	.venv-compat/bin/pip install --quiet -r requirements/compat.txt
 	@touch $@
 
 # The build's options, rewritten only where they differ from the last build's.

@@ -6,6 +6,7 @@ test_llava.py looks closer at the mechanism that all families share.
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -28,8 +29,7 @@ tiled = pytest.mark.parametrize("family", [f for f in FAMILIES if f.tiled], ids=
 with_video = pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
 
 repeats_pixels_wrongly = pytest.mark.skipif(
-    (4, 57) < TRANSFORMERS < (5, 20) or TRANSFORMERS == (4, 57),
-    reason="transformers <= 5.17 repeats pixels wrongly here",
+    TRANSFORMERS < (5, 20), reason="transformers <= 5.17 repeats pixels wrongly for several beams"
 )
 
 
@@ -137,6 +137,8 @@ class TestPromise:
             assert torch.equal(model(**inputs).logits, untouched(**inputs).logits)
 
     def test_chat_template(self, family):
+        if TRANSFORMERS < (5, 0) and family.name == "VideoLlava":
+            pytest.skip("transformers 4: the stock Video-LLaVA processor takes no chat template's arguments")
         model, processor = compressed(family)
         content = [{"type": "image", "image": family.images(1)[0]}, {"type": "text", "text": "what is this"}]
         inputs = processor.apply_chat_template(
@@ -307,18 +309,17 @@ class TestVideo:
 @tiled
 class TestTiles:
     def test_640_of_2880(self, family):
-        """108 + 20 of each of five tiles, in the family's real sizes, by counting alone."""
-        if not family.has_cls:
-            pytest.skip("the paper's figure is of a tower with CLS")
-        large = {"image_size": 336, "patch_size": 14}
+        """108 + 20 of each of five tiles, in the sizes of LLaVA-NeXT, by counting alone."""
         config = family.config()
         pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-        config.vision_config.image_size, config.image_grid_pinpoints = large["image_size"], pinpoints
+        config.vision_config.image_size, config.image_grid_pinpoints = 336, pinpoints
         model = type(family.model())(config)
         processor = family.processor()
         processor.image_processor.image_grid_pinpoints = pinpoints
-        processor.image_processor.size = {"shortest_edge": 336}
-        processor.image_processor.crop_size = {"height": 336, "width": 336}
+        size = {"height": 336, "width": 336}
+        processor.image_processor.size = {"shortest_edge": 336} if family.has_cls else size
+        processor.image_processor.crop_size = size
+        processor.num_image_tokens = 24 * 24
         compress(model, processor, dominant=108, contextual=20)
         image = np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)
         assert tokens_of(processor(images=[image], text=[QUESTION], return_tensors="pt")) == [640]
@@ -412,7 +413,7 @@ class TestInstances:
         assert type(processor) is kind
         assert processor.__dict__.keys() == state.keys()
         for module, before in attributes:
-            assert module.__dict__.keys() - {_BY_TRANSFORMERS} == before.keys()
+            assert module.__dict__.keys() - _BY_TRANSFORMERS == before.keys() - _BY_TRANSFORMERS
             assert all(module.__dict__[name] is before[name] for name in before if name not in _HOOK_TABLES)
         inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
         with torch.no_grad():
@@ -452,6 +453,17 @@ class TestInstances:
         with torch.no_grad():
             twin(**inputs)
         restore(twin, its_processor)
+
+    def test_processors_can_be_pickled(self, family):
+        """As data loaders do that start their workers anew."""
+        if family.video:
+            pytest.skip("this test's own processor class has no name that pickle finds")
+        _, processor = compressed(family)
+        loaded = pickle.loads(pickle.dumps(processor))
+        inputs = loaded(images=family.images(1), text=QUESTION, return_tensors="pt")
+        assert tokens_of(inputs) == [TOKENS * tiles(family, 0)]
+        restore(family.model(), loaded)
+        assert type(loaded) is type(family.processor())
 
     def test_saved_and_loaded_with_its_setting(self, family, tmp_path):
         options = {"merge": "mean", "budget": "image", "dominant": 12, "contextual": 5}
@@ -511,7 +523,8 @@ class TestInstances:
             compress(family.model(), dominant=90, contextual=10)
 
 
-_BY_TRANSFORMERS = "_output_capturing_hooks_installed"  # set by the library when hidden states are asked for
+# What the library itself sets in a forward: when hidden states are asked for; in 4.57's LLaVA-NeXT-Video.
+_BY_TRANSFORMERS = {"_output_capturing_hooks_installed", "vision_feature_layer", "vision_feature_select_strategy"}
 _HOOK_TABLES = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 

@@ -36,7 +36,8 @@ _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 _WORDS = (*_SPECIAL, "USER", "ASSISTANT", ":", "what", "is", "this", "a", "cat", "dog", "the", "image", "shows")
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] in ('image', 'video') %}<{{ c['type'] }}> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if c['type'] in ('image', 'video') %}<{{ c['type'] }}> {% else %}{{ c['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT : {% endif %}"
 )
 

@@ -117,7 +117,7 @@ class _CountsPlaceholders:
                 continue
             each = count(len(values[0])) if count else self._count_image(values[0].shape[-2:], alone=True)
             keep_width = kwargs.get("padding") == "max_length"
-            _shorten(result, token_id, len(values), each, self.tokenizer, keep_width=keep_width)
+            _resize(result, token_id, len(values), each, self.tokenizer, keep_width=keep_width)
         return result
 
 
@@ -132,36 +132,44 @@ def _is_alone(batch_num_images: Any, image_idx: int) -> bool:
     return True
 
 
-def _shorten(result: BatchFeature, token_id: int, values: int, count: int, tokenizer: Any, *, keep_width: bool) -> None:
-    """Leave `count` placeholders of each of so many images or videos, which all had the same number of them.
+def _resize(result: BatchFeature, token_id: int, values: int, count: int, tokenizer: Any, *, keep_width: bool) -> None:
+    """Give each of so many images or videos, which all had the same number of placeholders, `count` of them.
 
-    Everything that has a value for each token is shortened alike, and padded again.
+    Everything that has a value for each token is resized alike, and padded again.
     """
     as_tensor = isinstance(result["input_ids"], torch.Tensor)
     per_token = {name: result[name].tolist() if as_tensor else result[name] for name in _PER_TOKEN if name in result}
     rows = per_token["input_ids"]
     written = sum(row.count(token_id) for row in rows) // values
-    kept = [_kept_places(row, token_id, written, count) for row in rows]
-    attended = zip(per_token["attention_mask"], kept, strict=True)
-    lengths = [sum(mask[place] for place in places) for mask, places in attended]
+    places = [_places(row, token_id, written, count) for row in rows]
+    attended = zip(per_token["attention_mask"], places, strict=True)
+    lengths = [sum(mask[place] for place in of_row) for mask, of_row in attended]
     if as_tensor or keep_width:
-        lengths = [len(rows[0]) if keep_width else max(lengths)] * len(rows)
+        width = max(lengths)
+        lengths = [max(width, len(rows[0])) if keep_width else width] * len(rows)
     for name, values_of_rows in per_token.items():
         filler = tokenizer.pad_token_id if name == "input_ids" else 0
-        shortened = [
-            _fit([row[place] for place in places], length, filler, tokenizer.padding_side)
-            for row, places, length in zip(values_of_rows, kept, lengths, strict=True)
+        resized = [
+            _fit([row[place] for place in of_row], length, filler, tokenizer.padding_side)
+            for row, of_row, length in zip(values_of_rows, places, lengths, strict=True)
         ]
-        result[name] = torch.tensor(shortened) if as_tensor else shortened
+        result[name] = torch.tensor(resized) if as_tensor else resized
 
 
-def _kept_places(row: list[int], token_id: int, written: int, count: int) -> list[int]:
-    kept, seen = [], 0
+def _places(row: list[int], token_id: int, written: int, count: int) -> list[int]:
+    """Where the resized row's tokens come from: of `written` placeholders in turn, `count` are left or made."""
+    places, seen = [], 0
     for place, token in enumerate(row):
-        if token != token_id or seen % written < count:
-            kept.append(place)
-        seen += token == token_id
-    return kept
+        if token != token_id:
+            places.append(place)
+            continue
+        number = seen % written
+        if number < count:
+            places.append(place)
+        if number == written - 1:
+            places += [place] * (count - written)
+        seen += 1
+    return places
 
 
 def _fit(row: list, width: int, filler: Any, padding_side: str) -> list:

@@ -163,7 +163,8 @@ class TiledImages:
         # The library's own function, on the patches' numbers: it decides to the last rounding what is padding.
         numbers = torch.arange(whole.bottom * whole.right).view(1, whole.bottom, whole.right)
         left = unpad_image(numbers, (height, width))[0]
-        top, first = divmod(int(left[0, 0]), whole.right)
+        # Of a very long and thin image nothing may be left.
+        top, first = divmod(int(left[0, 0]), whole.right) if left.numel() else (0, 0)
         return Region(top, top + left.shape[0], first, first + left.shape[1])
 
     def _part(self, unpadded: Region, row: int, column: int) -> Region | None:
