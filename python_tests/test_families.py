@@ -454,17 +454,6 @@ class TestInstances:
             twin(**inputs)
         restore(twin, its_processor)
 
-    def test_processors_can_be_pickled(self, family):
-        """As data loaders do that start their workers anew."""
-        if family.video:
-            pytest.skip("this test's own processor class has no name that pickle finds")
-        _, processor = compressed(family)
-        loaded = pickle.loads(pickle.dumps(processor))
-        inputs = loaded(images=family.images(1), text=QUESTION, return_tensors="pt")
-        assert tokens_of(inputs) == [TOKENS * tiles(family, 0)]
-        restore(family.model(), loaded)
-        assert type(loaded) is type(family.processor())
-
     def test_saved_and_loaded_with_its_setting(self, family, tmp_path):
         options = {"merge": "mean", "budget": "image", "dominant": 12, "contextual": 5}
         model, processor = compressed(family, **options)
@@ -504,12 +493,6 @@ class TestInstances:
         ):
             with pytest.raises(ValueError, match=message):
                 compress(family.model(), dominant=K, contextual=M, **options)
-
-    def test_layout_where_there_are_no_tiles(self, family):
-        if family.tiled:
-            pytest.skip("it has tiles")
-        with pytest.raises(ValueError, match='layout="native" is for models that show images in tiles'):
-            compress(family.model(), dominant=K, contextual=M, layout="native")
 
     def test_processor_of_another_family(self, family):
         other = tiny_families.FAMILIES[2 if family.name != "LlavaNext" else 0].processor()
@@ -558,3 +541,35 @@ class TestTraining:
             gradients = [p.grad for name, p in model.named_parameters() if part in name and p.grad is not None]
             assert gradients, part
             assert any(gradient.abs().sum() > 0 for gradient in gradients), part
+
+
+library_processors = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.video], ids=str)
+
+
+@library_processors
+def test_processors_can_be_pickled(family):
+    """As data loaders do that start their workers anew."""
+    _, processor = compressed(family)
+    loaded = pickle.loads(pickle.dumps(processor))
+    inputs = loaded(images=family.images(1), text=QUESTION, return_tensors="pt")
+    assert tokens_of(inputs) == [TOKENS * tiles(family, 0)]
+    restore(family.model(), loaded)
+    assert type(loaded) is type(family.processor())
+
+
+@library_processors
+def test_a_saved_processor_needs_nothing_of_ours(family, tmp_path):
+    _, processor = compressed(family)
+    processor.save_pretrained(tmp_path / "ours")
+    family.processor().save_pretrained(tmp_path / "stock")
+    for path in (tmp_path / "stock").iterdir():
+        ours, stock = (tmp_path / "ours" / path.name).read_text(), path.read_text()
+        if "num_additional_image_tokens" not in stock or family.tiled:  # LLaVA-1.5's is our setting
+            assert ours == stock
+    assert not [path for path in (tmp_path / "ours").iterdir() if "visionzip" in path.read_text()]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.tiled], ids=str)
+def test_layout_where_there_are_no_tiles(family):
+    with pytest.raises(ValueError, match='layout="native" is for models that show images in tiles'):
+        compress(family.model(), dominant=K, contextual=M, layout="native")

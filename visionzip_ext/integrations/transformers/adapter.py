@@ -143,6 +143,17 @@ class ModelAdapter(ABC):
         self.last_decision = zipped.decision
         return zipped
 
+    def zip_videos(self, tower: ZipTower, videos: Tensor, *layer: Any, **kwargs: Any) -> tuple[Tensor, EncodedTiles]:
+        """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected; frame after frame.
+
+        Further arguments are those of `encode`.
+        """
+        encoded = self.encode(tower, videos.flatten(0, 1), *layer, **kwargs)
+        number, frames = videos.shape[:2]
+        budgets = self.budget.of_tiles(frames, tower.encoder_tokens)
+        zipped = self.zip(encoded, [Tile(budget) for budget in budgets] * number)
+        return self.project(zipped.rows.unflatten(0, (number, -1))), encoded
+
     def project(self, rows: Tensor) -> Tensor:
         """(..., channels of the tower) -> (..., channels of the language model)."""
         return self.seam.multi_modal_projector(rows)

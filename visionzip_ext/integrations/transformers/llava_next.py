@@ -19,9 +19,8 @@ from visionzip_ext.integrations.transformers.processor_checks import (
     check_size,
     check_token,
 )
-from visionzip_ext.integrations.transformers.tile_zip import Tile
 from visionzip_ext.integrations.transformers.tiled_images import TiledImage, TiledImages
-from visionzip_ext.integrations.transformers.zip_tower import EncodedTiles, ZipTower
+from visionzip_ext.integrations.transformers.zip_tower import EncodedTiles
 
 
 @dataclass(frozen=True)
@@ -113,28 +112,12 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
     ) -> Any:
         """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected."""
         videos = pixel_values if pixel_values_videos is None else pixel_values_videos
-        features, encoded = zip_videos(
-            self, self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
+        features, encoded = self.zip_videos(
+            self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
         )
         # transformers 4 flattens each video's (frames, tokens) itself.
         result = features if RETURNS_OUTPUT_OBJECT else tuple(features.unsqueeze(1))
         return self.as_returned(result, encoded, return_dict)
-
-
-def zip_videos(
-    adapter: ModelAdapter,
-    tower: ZipTower,
-    videos: Tensor,
-    vision_feature_layer: Any,
-    strategy: str | None,
-    **kwargs: Any,
-) -> tuple[Tensor, EncodedTiles]:
-    """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected; frame after frame."""
-    encoded = adapter.encode(tower, videos.flatten(0, 1), vision_feature_layer, strategy, **kwargs)
-    number, frames = videos.shape[:2]
-    budgets = adapter.budget.of_tiles(frames, tower.encoder_tokens)
-    zipped = adapter.zip(encoded, [Tile(budget) for budget in budgets] * number)
-    return adapter.project(zipped.rows.unflatten(0, (number, -1))), encoded
 
 
 def tiles_of(pixel_values: Tensor, counts: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 
 from visionzip_ext.integrations.transformers.counted_placeholders import CountedPlaceholders
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
-from visionzip_ext.integrations.transformers.llava_next import LlavaNextAdapter, TiledCounts, tiles_of, zip_videos
+from visionzip_ext.integrations.transformers.llava_next import LlavaNextAdapter, TiledCounts, tiles_of
 from visionzip_ext.integrations.transformers.processor_checks import (
     check_class,
     check_pinpoints,
@@ -72,8 +72,8 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
     ) -> Any:
         """Videos (B, frames, 3, height, width) -> (B, tokens of a video and a newline, channels), projected."""
         videos = pixel_values if pixel_values_videos is None else pixel_values_videos
-        features, encoded = zip_videos(
-            self, self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
+        features, encoded = self.zip_videos(
+            self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
         )
         if RETURNS_OUTPUT_OBJECT:  # transformers 4 adds the newline later
             newline = self.seam.image_newline.to(features).expand(len(features), 1, -1)

@@ -12,7 +12,6 @@ from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.counted_placeholders import CountedPlaceholders, TokenCounts
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
 from visionzip_ext.integrations.transformers.llava import LlavaAdapter
-from visionzip_ext.integrations.transformers.llava_next import zip_videos
 from visionzip_ext.integrations.transformers.processor_checks import (
     check_class,
     check_patches,
@@ -66,7 +65,7 @@ class VideoLlavaAdapter(LlavaAdapter):
     ) -> Any:
         """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected."""
         tower = self.towers["video_tower"]
-        features, encoded = zip_videos(self, tower, pixel_values_videos, vision_feature_layer, None, **kwargs)
+        features, encoded = self.zip_videos(tower, pixel_values_videos, vision_feature_layer, None, **kwargs)
         result = features if RETURNS_OUTPUT_OBJECT else (features, pixel_values_videos.shape[1])
         return self.as_returned(result, encoded, return_dict)
 
