@@ -47,7 +47,16 @@ class AttentionTap:
         self._log: list[AttentionInputs] | None = None
 
     def attach(self) -> None:
-        """Turn attention's dispatch to `tapped_attention`, for this module only."""
+        """Turn attention's dispatch to `tapped_attention`, for this module only.
+
+        Raises:
+            ValueError: another tap is at work there; the two would undo each other.
+        """
+        if _TAP in self.attention.__dict__:
+            raise ValueError(
+                "this vision encoder is compressed already, or wrapped in another VisionZipEncoder, at the same layer; "
+                "call visionzip_ext.restore on the model or detach() on the other first"
+            )
         self._original_config = self.attention.config
         private = copy.copy(self._original_config)
         private._attn_implementation = {"": IMPLEMENTATION}  # as a dict: shared sub-configs keep theirs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 import visionzip_ext
 from visionzip_ext.integrations.transformers.budget import Budget, TileBudget
@@ -64,15 +65,14 @@ class VisionZipEncoder(nn.Module):
 
         Raises:
             TypeError: an encoder of an unknown kind; a budget that is not an int.
-            ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge`.
+            ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge`; a
+                tower that has not loaded its vision model; an encoder that is compressed or wrapped at this layer.
         """
         super().__init__()
-        self.encoder = vision_model_of(encoder)
-        if layer is None:
-            layer = getattr(encoder, "select_layer", -2)
         self._budget = Budget(dominant, contextual, merge)
-        self._tower = ZipTower(self.encoder, layer, early_exit=early_exit)
-        self._budget.check_fits(self._tower.encoder_tokens, self._tower.name)
+        self._tower = zip_tower_of(encoder, self._budget, layer, early_exit=early_exit)
+        self.encoder = self._tower.tower
+        self._attached = True
         self._tower.attach()
 
     @property
@@ -88,8 +88,10 @@ class VisionZipEncoder(nn.Module):
             kwargs: passed on to the encoder.
 
         Raises:
-            RuntimeError: the encoder's attention was replaced after it was wrapped.
+            RuntimeError: after `detach`; or the encoder's attention was replaced after it was wrapped.
         """
+        if not self._attached:
+            raise RuntimeError("this VisionZipEncoder was detached from its encoder; make a new one")
         encoded = self._tower(pixel_values, **kwargs)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
         zipped = zip_tiles(encoded, [Tile(budget)] * len(pixel_values), self._budget.merge)
@@ -97,7 +99,9 @@ class VisionZipEncoder(nn.Module):
 
     def detach(self) -> nn.Module:
         """Leave the encoder as it was before, and return it."""
-        self._tower.detach()
+        if self._attached:
+            self._tower.detach()
+        self._attached = False
         return self.encoder
 
 
@@ -129,7 +133,10 @@ class VisionZipDualEncoder(nn.Module):
         high_resolution: nn.Module,
         dominant: int = 54,
         contextual: int = 10,
-        **options: Any,
+        *,
+        layer: int | Sequence[int] | None = None,
+        merge: str = "residual",
+        early_exit: bool = True,
     ) -> None:
         """Wrap a pair of encoders.
 
@@ -139,16 +146,21 @@ class VisionZipDualEncoder(nn.Module):
                 last feature map scaled up to a multiple of the low-resolution patch grid.
             dominant: patches kept as they are, at least 1; CLS is not counted here.
             contextual: tokens that all others are merged into.
-            options: `layer`, `merge` and `early_exit` of `VisionZipEncoder`.
+            layer: of the low-resolution encoder, as in `VisionZipEncoder`.
+            merge: as in `VisionZipEncoder`, for both.
+            early_exit: as in `VisionZipEncoder`.
 
         Raises:
             TypeError, ValueError: as `VisionZipEncoder`.
         """
         super().__init__()
-        has_cls = ZipTower(vision_model_of(encoder), -1, early_exit=True).has_cls
-        self.low_resolution = VisionZipEncoder(encoder, dominant + has_cls, contextual, **options)
+        patches_only = Budget(dominant, contextual, merge)
+        tower = zip_tower_of(encoder, patches_only, layer, early_exit=early_exit)
+        patches_only.check_fits(tower.patches**2, f"{tower.name} without CLS")
+        options = {"layer": layer, "merge": merge, "early_exit": early_exit}
+        self.low_resolution = VisionZipEncoder(encoder, dominant + tower.has_cls, contextual, **options)
         self.high_resolution = high_resolution
-        self._merge = options.get("merge", "residual")
+        self._merge = merge
 
     def forward(self, pixel_values: Tensor, high_resolution_pixel_values: Tensor) -> ZippedPairs:
         """Encode both and zip both.
@@ -183,6 +195,17 @@ def cut_windows(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
     return windows.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
 
+def zip_tower_of(
+    encoder: nn.Module, budget: Budget, layer: int | Sequence[int] | None, *, early_exit: bool
+) -> ZipTower:
+    """The tower of an encoder, as in `VisionZipEncoder`, after all was checked; nothing is changed yet."""
+    if layer is None:
+        layer = getattr(encoder, "select_layer", -2)
+    tower = ZipTower(vision_model_of(encoder), layer, early_exit=early_exit)
+    budget.check_fits(tower.encoder_tokens, tower.name)
+    return tower
+
+
 def vision_model_of(encoder: nn.Module) -> nn.Module:
     """The vision model of transformers that an encoder is, or holds.
 
@@ -190,14 +213,15 @@ def vision_model_of(encoder: nn.Module) -> nn.Module:
         TypeError: it is none.
         ValueError: it holds one that is not loaded yet.
     """
+    model = encoder
     if hasattr(encoder, "select_layer"):
-        if getattr(encoder, "vision_tower", None) is None:
+        model = getattr(encoder, "vision_tower", None)
+        if model is None:
             raise ValueError(f"this {type(encoder).__name__} has not loaded its vision tower; call load_model() first")
-        encoder = encoder.vision_tower
-    if not hasattr(encoder, "config"):
+    if not isinstance(model, PreTrainedModel):
         raise TypeError(
-            f"encoder is a {type(encoder).__module__}.{type(encoder).__qualname__}; expected a CLIPVisionModel, "
+            f"encoder is a {type(model).__module__}.{type(model).__qualname__}; expected a CLIPVisionModel, "
             "SiglipVisionModel, Dinov2Model or Dinov2WithRegistersModel of transformers, or a module that holds one as "
             "`vision_tower` beside a `select_layer`"
         )
-    return encoder
+    return model

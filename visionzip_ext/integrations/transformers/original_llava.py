@@ -6,23 +6,30 @@ the instance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder
+from visionzip_ext.integrations.transformers.budget import Budget
+from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, zip_tower_of
 
 
 @dataclass(eq=False)
 class _TowerForward:
-    """What a tower instance has in place of its bound `forward`; copies of the tower carry one of their own."""
+    """What a tower instance has in place of its bound `forward`; copies of the tower carry one of their own.
+
+    Attributes:
+        tower: the instance.
+        encoder: zips its vision model's tokens.
+        before: a `forward` of the instance's own, which accelerate puts there; None if it had the class's.
+    """
 
     tower: nn.Module
     encoder: VisionZipEncoder
+    before: Callable | None
 
-    @torch.no_grad()
     def __call__(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Images (B, 3, height, width) -> (B, dominant + contextual, C), in their dtype; or lists of single ones."""
         if isinstance(images, list):
@@ -41,7 +48,8 @@ def compress_original(model: nn.Module, dominant: int, contextual: int) -> None:
 
     Raises:
         TypeError, ValueError: as `VisionZipEncoder`.
-        ValueError: the model puts tiles together by their places, for which all features are needed.
+        ValueError: the model puts tiles together by their places, for which all features are needed; or its tower puts
+            features together from several scales. An earlier setting then stays.
     """
     merge_type = getattr(model.config, "mm_patch_merge_type", "flat")
     if merge_type != "flat":
@@ -50,9 +58,22 @@ def compress_original(model: nn.Module, dominant: int, contextual: int) -> None:
             'zipped tokens have no more; set it to "flat", or take the checkpoint as a '
             "LlavaNextForConditionalGeneration of transformers, which visionzip_ext.compress supports with tiles"
         )
-    restore_original(model)
     tower = model.get_vision_tower()
-    tower.forward = _TowerForward(tower, VisionZipEncoder(tower, dominant, contextual))
+    _check_channels(tower, zip_tower_of(tower, Budget(dominant, contextual), None, early_exit=True).depths)
+    restore_original(model)
+    before = tower.__dict__.get("forward")
+    tower.forward = _TowerForward(tower, VisionZipEncoder(tower, dominant, contextual), before)
+
+
+def _check_channels(tower: nn.Module, depths: tuple[int, ...]) -> None:
+    """Raise ValueError if the tower puts more into a feature than its vision model's layers."""
+    channels = tower.vision_tower.config.hidden_size * len(depths)
+    declared = getattr(tower, "hidden_size", channels)
+    if declared != channels:
+        raise ValueError(
+            f"this {type(tower).__name__} makes features of {declared} channels, its vision model of {channels}; "
+            "towers that put several scales or tokens into one feature are not supported"
+        )
 
 
 def restore_original(model: nn.Module) -> bool:
@@ -63,4 +84,6 @@ def restore_original(model: nn.Module) -> bool:
         return False
     forward.encoder.detach()
     del tower.forward
+    if forward.before is not None:
+        tower.forward = forward.before
     return True
