@@ -7,39 +7,18 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+import snapshots
 import tiny_encoders
 import tiny_models as tiny
 import torch
 import transformers
-from tiny_encoders import CHANNELS, KINDS, layers_of, tokens_of
+from tiny_encoders import CHANNELS, KINDS, clear_pixels, hidden_states, layers_of, pixels, tokens_of
 from tiny_models import IMAGE_SIZE, LAYERS, PATCH, PATCHES
 from torch import Tensor, nn
 
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, compress, reference, restore
 
 K, M = 6, 2
-
-
-def pixels(rng: torch.Generator, count: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:
-    return torch.randn(count, 3, height, width, generator=rng)
-
-
-def clear_pixels(rng: torch.Generator, encoder: nn.Module, layer: int) -> tuple[Tensor, tiny_encoders.Eager]:
-    """Images in which no near tie leaves a decision to rounding, and VisionZip's inputs for them."""
-    for _ in range(20):
-        images = pixels(rng)
-        inputs = tiny_encoders.eager(encoder, images, layer)
-        if inputs.is_clear(K, M):
-            return images, inputs
-    raise AssertionError("20 times images with near ties: they ought to be rare")
-
-
-@torch.no_grad()
-def hidden_states(encoder: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Of an untouched copy, registers left out."""
-    states = copy.deepcopy(encoder)(images, output_hidden_states=True).hidden_states
-    registers = getattr(encoder.config, "num_register_tokens", 0)
-    return tuple(torch.cat([x[:, :1], x[:, 1 + registers :]], 1) if registers else x for x in states)
 
 
 @pytest.fixture(params=KINDS)
@@ -61,7 +40,7 @@ class TestTokens:
     @pytest.mark.parametrize("merge", ["residual", "mean"])
     @pytest.mark.parametrize("layer", [-1, -2, 2])
     def test_the_definition_on_eager_attention(self, encoder, rng, layer, merge):
-        images, inputs = clear_pixels(rng, encoder, layer)
+        images, inputs = clear_pixels(rng, encoder, layer, K, M)
         tokens, indices, assignment = inputs.zip(K, M, merge)
         with torch.no_grad():
             zipped = VisionZipEncoder(encoder, K, M, layer=layer, merge=merge)(images)
@@ -94,7 +73,7 @@ class TestTokens:
 
     def test_several_layers_are_concatenated_and_the_deepest_decides(self, encoder, rng):
         layers = [1, -2, 2]
-        images, inputs = clear_pixels(rng, encoder, -2)
+        images, inputs = clear_pixels(rng, encoder, -2, K, M)
         states = hidden_states(encoder, images)
         _, indices, assignment = inputs.zip(K, M)
         with torch.no_grad():
@@ -106,7 +85,7 @@ class TestTokens:
         torch.testing.assert_close(zipped.tokens, expected, rtol=1e-6, atol=1e-6)
 
     def test_no_contextual_tokens_drops_the_rest(self, encoder, rng):
-        images, inputs = clear_pixels(rng, encoder, -2)
+        images, inputs = clear_pixels(rng, encoder, -2, K, M)
         with torch.no_grad():
             zipped = VisionZipEncoder(encoder, K, 0)(images)
         indices = inputs.zip(K, M)[1]
@@ -241,17 +220,6 @@ class TestEarlyExit:
         assert wrapped(pixels(rng)).tokens.shape == (2, K + M, CHANNELS)
 
 
-def state_of(model: nn.Module) -> dict:
-    """Every attribute of every module, by identity; the containers of submodules and hooks by their content."""
-    return {
-        (name, attribute): tuple((key, id(entry)) for key, entry in value.items())
-        if isinstance(value, dict)
-        else id(value)
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-    }
-
-
 class TestOnlyThisInstance:
     @pytest.mark.parametrize("options", [{}, {"early_exit": False}, {"layer": [1, 2]}, {"layer": -1}])
     def test_detach(self, encoder, rng, options):
@@ -259,14 +227,14 @@ class TestOnlyThisInstance:
         with torch.no_grad():
             # transformers installs hooks of its own the first time
             expected = encoder(images, output_hidden_states=True).hidden_states
-        before, config, classes = state_of(encoder), encoder.config.to_dict(), class_attributes(encoder)
+        before, config, classes = snapshots.instances(encoder), encoder.config.to_dict(), snapshots.classes(encoder)
         wrapped = VisionZipEncoder(encoder, K, M, **options)
         with torch.no_grad():
             wrapped(images)
-        assert class_attributes(encoder) == classes
-        assert state_of(encoder) != before
+        assert snapshots.classes(encoder) == classes
+        assert snapshots.instances(encoder) != before
         assert wrapped.detach() is encoder
-        assert state_of(encoder) == before
+        assert snapshots.instances(encoder) == before
         assert encoder.config.to_dict() == config
         with torch.no_grad():
             got = encoder(images, output_hidden_states=True).hidden_states
@@ -307,13 +275,13 @@ class TestOnlyThisInstance:
         )
         text = transformers.CLIPTextModel(config).eval()
         ids = torch.arange(8)[None]
-        before, classes = state_of(text), class_attributes(text)
+        before, classes = snapshots.instances(text), snapshots.classes(text)
         with torch.no_grad():
             expected = text(ids).last_hidden_state
             VisionZipEncoder(clip, K, M)(pixels(rng))
             assert torch.equal(text(ids).last_hidden_state, expected)
-        assert class_attributes(text) == classes
-        assert state_of(text) == before
+        assert snapshots.classes(text) == classes
+        assert snapshots.instances(text) == before
 
     def test_two_layers_of_one_encoder(self, encoder, rng):
         images = pixels(rng)
@@ -344,12 +312,6 @@ class TestOnlyThisInstance:
         wrapped = VisionZipEncoder(encoder, K, M)
         assert {id(p) for p in wrapped.parameters()} == {id(p) for p in encoder.parameters()}
         assert wrapped.state_dict().keys() == {f"encoder.{name}" for name in encoder.state_dict()}
-
-
-def class_attributes(model: nn.Module) -> dict[type, dict]:
-    """What the classes of a model's modules hold, and those that they come from."""
-    classes = {cls for module in model.modules() for cls in type(module).__mro__}
-    return {cls: dict(vars(cls)) for cls in classes if cls is not object}
 
 
 class TestTorch:
@@ -474,10 +436,10 @@ class TestBadInput:
         ],
     )
     def test_arguments(self, clip, arguments, error, message):
-        before = state_of(clip)
+        before = snapshots.instances(clip)
         with pytest.raises(error, match=message):
             VisionZipEncoder(clip, **({"dominant": K, "contextual": M} | arguments))
-        assert state_of(clip) == before
+        assert snapshots.instances(clip) == before
 
     def test_budget_of_an_encoder_without_cls_or_with_registers(self):
         for kind in ("siglip", "dinov2_with_registers"):

@@ -24,11 +24,13 @@ def tokens_of(kind: str, patches: int) -> int:
     return patches + (kind != "siglip")
 
 
-def encoder(kind: str, seed: int | None = None) -> transformers.PreTrainedModel:
-    """A random encoder whose attention is far from uniform; no two of its tokens begin alike."""
-    if seed is not None:
-        torch.manual_seed(seed)
-    model = _untrained(kind).eval()
+def encoder(kind: str) -> transformers.PreTrainedModel:
+    """A random encoder."""
+    return randomized(_untrained(kind)).eval()
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """Weights that make attention far from uniform, and no two tokens begin alike; layer norms that do something."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight", "query.weight", "key.weight")):
@@ -114,3 +116,26 @@ def eager(model: nn.Module, pixel_values: Tensor, layer: int) -> Eager:
         hidden, keys, attn = hidden[:, kept], keys[:, :, kept], attn[:, :, kept][..., kept]
         attn = attn / attn.sum(-1, keepdim=True)
     return Eager(hidden, keys, attn, model.config.model_type != "siglip_vision_model")
+
+
+def pixels(rng: torch.Generator, count: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:
+    """Images (count, 3, height, width)."""
+    return torch.randn(count, 3, height, width, generator=rng)
+
+
+def clear_pixels(rng: torch.Generator, model: nn.Module, layer: int, k: int, m: int) -> tuple[Tensor, Eager]:
+    """Images in which no near tie leaves a decision to rounding, and VisionZip's inputs for them."""
+    for _ in range(20):
+        images = pixels(rng)
+        inputs = eager(model, images, layer)
+        if inputs.is_clear(k, m):
+            return images, inputs
+    raise AssertionError("20 times images with near ties: they ought to be rare")
+
+
+@torch.no_grad()
+def hidden_states(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """Of an untouched copy, registers left out."""
+    states = copy.deepcopy(model)(images, output_hidden_states=True).hidden_states
+    registers = getattr(model.config, "num_register_tokens", 0)
+    return tuple(torch.cat([x[:, :1], x[:, 1 + registers :]], 1) if registers else x for x in states)
