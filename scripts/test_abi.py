@@ -49,7 +49,7 @@ def main():
     run(PYTHON, "-c", CHECK_REGISTRATION, cwd=ENVIRONMENT)
     run(PYTHON, "-m", "visionzip_ext", "info", cwd=ENVIRONMENT)
     tests = sorted((ROOT / "python_tests").glob("test_ops*.py"))
-    # The emulated CUDA kernels are built from the source tree's environment, and have nothing to do with torch's version.
+    # The emulated CUDA kernels are built by the source tree's environment; torch's version makes no difference to them.
     options = ("--numprocesses", "auto", "-k", "not emulated")
     run(PYTHON, "-m", "pytest", "--rootdir", ROOT, "-c", ROOT / "pyproject.toml", *options, *tests, cwd=ENVIRONMENT)
 
