@@ -25,7 +25,9 @@ class _Zipped(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, forward_op: Callable[[], tuple], adjoint: Any, k, m, merge: str, *cu_seqlens: Tensor):
+    def forward(
+        ctx, hidden: Tensor, forward_op: Callable[[], tuple], adjoint: Any, k, m, merge: str, *cu_seqlens: Tensor
+    ):
         tokens, indices, assignment, *row_starts = forward_op()
         ctx.save_for_backward(assignment, *cu_seqlens)
         ctx.adjoint, ctx.budget = adjoint, (k, m, merge)
@@ -35,7 +37,7 @@ class _Zipped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, *_: Any):
-        nothing = (None,) * (4 + len(ctx.saved_tensors))
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
         if grad is None:
             return None, *nothing
         k, m, merge = ctx.budget
@@ -57,8 +59,8 @@ class _Carried(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         k, m, merge = ctx.budget
-        decision = ctx.saved_tensors
-        return ctx.adjoint(grad, *decision, k, m, merge=merge), *(None,) * (5 + len(decision))
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
+        return ctx.adjoint(grad, *ctx.saved_tensors, k, m, merge=merge), *nothing
 
 
 def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None:

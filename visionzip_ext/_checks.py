@@ -71,9 +71,7 @@ def _same_device(op: str, first_name: str, first: Tensor, name: str, x: Tensor) 
     )
 
 
-def _fits(
-    op: str, name: str, x: Tensor, base_name: str, base: Tensor, expected: Sequence, suffix: str = ""
-) -> None:
+def _fits(op: str, name: str, x: Tensor, base_name: str, base: Tensor, expected: Sequence, suffix: str = "") -> None:
     """x's sizes equal `expected`, in which a string stands for any size of at least one."""
     for size, want in zip(x.shape, expected, strict=True):
         torch._check(

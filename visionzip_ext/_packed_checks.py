@@ -35,8 +35,7 @@ def _group(op: str, group, has_cls: bool) -> None:
     torch._check(
         not has_cls or group == 1,
         lambda: (
-            f"visionzip::{op}: group is {_number(group)} and has_cls is true; "
-            "expected group = 1 where token 0 is CLS"
+            f"visionzip::{op}: group is {_number(group)} and has_cls is true; expected group = 1 where token 0 is CLS"
         ),
     )
 
@@ -167,9 +166,7 @@ def check_zip_packed(
     merge="residual",
 ) -> None:
     _merge_word("zip_packed", merge)
-    _check_packed(
-        "zip_packed", hidden, keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls
-    )
+    _check_packed("zip_packed", hidden, keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls)
 
 
 def check_select_packed(

@@ -194,12 +194,12 @@ void check_sequences(const char* op, const int32_t* cu_seqlens, int64_t T, const
                    "; expected numbers that never fall");
     }
     if (max_seqlen && S > *max_seqlen) {
-      fail(op, "sequence " + number(i) + " has " + number(S) + " tokens; expected at most max_seqlen = " +
-                   number(*max_seqlen));
+      fail(op, "sequence " + number(i) + " has " + number(S) +
+                   " tokens; expected at most max_seqlen = " + number(*max_seqlen));
     }
     if (kept > S || merged > S - kept) {
-      fail(op, "sequence " + number(i) + ": k = " + number(kept) + " and m = " + number(merged) + " do not fit S = " +
-                   number(S) + " tokens; expected k + m <= " + number(S));
+      fail(op, "sequence " + number(i) + ": k = " + number(kept) + " and m = " + number(merged) +
+                   " do not fit S = " + number(S) + " tokens; expected k + m <= " + number(S));
     }
   }
   if (cu_seqlens[n] != T) {
