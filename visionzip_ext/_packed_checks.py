@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -227,12 +228,12 @@ def check_sequences(op: str, starts: Sequence[int], T: int, k: Sequence[int], m:
     k and m have a number for each sequence.
     """
     _fail_unless(starts[0] == 0, op, f"cu_seqlens[0] is {starts[0]}; expected 0")
-    for i, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for i, (start, stop) in enumerate(itertools.pairwise(starts)):
         S = stop - start
         falls = f"cu_seqlens[{i + 1}] is {stop} after {start}; expected numbers that never fall"
         _fail_unless(S >= 0, op, falls)
         long = f"sequence {i} has {S} tokens; expected at most max_seqlen = {max_seqlen}"
-        _fail_unless(max_seqlen is None or S <= max_seqlen, op, long)
+        _fail_unless(max_seqlen is None or max_seqlen >= S, op, long)
         small = f"sequence {i}: k = {k[i]} and m = {m[i]} do not fit S = {S} tokens; expected k + m <= {S}"
         _fail_unless(k[i] + m[i] <= S, op, small)
     _fail_unless(starts[-1] == T, op, f"cu_seqlens[{len(starts) - 1}] is {starts[-1]}; expected T = {T}")

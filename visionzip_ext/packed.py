@@ -10,15 +10,15 @@ What these functions share:
 - **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list, or an integer
   tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
   sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
-- **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference runs,
-  that is checked; on a GPU reading it would wait for the GPU, so it is the caller's duty there.
+- **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
+  runs, that is checked; on a GPU reading it would wait for the GPU, so it is the caller's duty there.
 - **scores or queries**: a token's score is given, or it is the mean attention that it receives from its own image's
   tokens: softmax(scale * queries @ keys.T), of which nothing of size (S, S) exists in memory.
 - **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =
   4): keys, queries, scores and lse then have g * T rows, everything else T, and cu_seqlens counts tokens. Attention is
   between cells; a token's score is the sum of its cells', its key the mean of theirs, both in float32.
-- **has_cls**: the first token of every image is CLS: its attention alone, summed over heads, makes the scores, and it is
-  always kept. By default there is none: encoders that pack images have none.
+- **has_cls**: the first token of every image is CLS: its attention alone, summed over heads, makes the scores, and it
+  is always kept. By default there is none: encoders that pack images have none.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def select_packed(
     scores: Tensor | None = None,
     scale: float | None = None,
     lse: Tensor | None = None,
-    max_seqlen: int | None = None,  # noqa: ARG001  (for planning; nothing is planned here)
+    max_seqlen: int | None = None,
     group: int = 1,
     has_cls: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +74,7 @@ def select_packed(
         scores: (g * T,), finished, instead of queries.
         scale: the attention's factor on Q K^T.
         lse: (H, g * T), the rows' log-sum-exp.
-        max_seqlen: not used.
+        max_seqlen: not used: nothing is planned here.
         group: cells to a token; its score is the sum of theirs.
         has_cls: the first token of every sequence is CLS.
     """

@@ -49,11 +49,11 @@ class Image {
   void read_keys(int64_t begin, int64_t end);
 
   int64_t sum_units() const;
-  int64_t sum_work() const { return p_.S; }  // of one unit, as compared with another image's
+  int64_t sum_work() const { return 1 + p_.S; }  // of one unit, as compared with another image's
   void sum_columns(int64_t begin, int64_t end);
 
   int64_t decide_units() const { return 1; }
-  int64_t decide_work() const { return p_.S; }
+  int64_t decide_work() const { return 1 + p_.S; }
   void decide(int64_t begin, int64_t end);  // throws std::runtime_error where a given assignment is no decision
 
   int64_t assign_units() const { return call_.decides ? static_cast<int64_t>(selection_.merged.size()) : 0; }
