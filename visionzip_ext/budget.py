@@ -53,7 +53,7 @@ def budget(
     if total is None:
         share_kept = _share("ratio", ratio)
         if share_kept == 0:
-            raise ValueError("ratio must be above 0 and at most 1, got 0")
+            raise ValueError(f"ratio must be above 0 and at most 1, got {ratio}")
         tokens = [max(_rounded(share_kept * length), 1 if length else 0) for length in lengths]
     else:
         tokens = _apportion(lengths, _checked_total(total, lengths))
