@@ -18,6 +18,22 @@ STABLE_TORCH_LIBRARY(VISIONZIP_LIBRARY, m) {
       "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
       "Tensor? lse=None) -> (Tensor indices, Tensor assignment)");
   m.def("merge(Tensor x, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
+  // Images of different sizes, packed one after another.  k, m: one number for all sequences, or one for each.
+  m.def(
+      "zip_packed(Tensor hidden, Tensor keys, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, Tensor? queries=None, "
+      "Tensor? scores=None, float? scale=None, Tensor? lse=None, SymInt? max_seqlen=None, SymInt group=1, "
+      "bool has_cls=False, str merge=\"residual\") "
+      "-> (Tensor tokens, Tensor indices, Tensor assignment, Tensor token_cu_seqlens)");
+  m.def(
+      "select_packed(Tensor keys, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, Tensor? queries=None, "
+      "Tensor? scores=None, float? scale=None, Tensor? lse=None, SymInt? max_seqlen=None, SymInt group=1, "
+      "bool has_cls=False) -> (Tensor indices, Tensor assignment, Tensor token_cu_seqlens)");
+  m.def(
+      "merge_packed(Tensor x, Tensor assignment, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, "
+      "str merge=\"residual\") -> Tensor");
+  m.def(
+      "merge_packed_backward(Tensor grad, Tensor assignment, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, "
+      "str merge=\"residual\") -> Tensor");
   // The decision by visionzip_ext.reference, for problems that a device's kernels do not cover.
   m.def("_select_reference(Tensor keys, Tensor attn, SymInt k, SymInt m, bool has_cls) -> (Tensor, Tensor)");
   m.def(

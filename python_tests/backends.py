@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import emulation
 import pytest
 import torch
 
-from visionzip_ext import _library, reference
+from visionzip_ext import _library, packed_reference, reference
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the six operators."""
+    """One implementation of the operators."""
 
     name: str
     ops: Any
@@ -32,7 +33,9 @@ class Backend:
 
 _CPU = torch.device("cpu")
 
-REFERENCE = Backend("reference", reference, _CPU, bitwise=False, dispatched=False)
+_DEFINITION = {name: getattr(module, name) for module in (reference, packed_reference) for name in module.__all__}
+
+REFERENCE = Backend("reference", SimpleNamespace(**_DEFINITION), _CPU, bitwise=False, dispatched=False)
 CPU = Backend("cpu", torch.ops.visionzip, _CPU, bitwise=True, dispatched=True)
 
 

@@ -37,6 +37,8 @@ def _offset_by_one(x: Tensor) -> Tensor:
 
 def _swapped_middle(x: Tensor) -> Tensor:
     """(B, H, S, D) as the transposed view of (B, S, H, D) that attention produces; other ranks likewise."""
+    if x.ndim < 2:
+        return x
     return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.ndim > 2 else x.mT.contiguous().mT
 
 

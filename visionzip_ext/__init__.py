@@ -1,7 +1,8 @@
 """VisionZip as operators: keep the visual tokens that carry the information, merge the rest.
 
-`zip`, `zip_qk`, `select`, `select_qk` and `merge` work on tensors; `compress` and its like on models of Hugging Face
-transformers, which is imported only when one of these is used.
+`zip`, `zip_qk`, `select`, `select_qk` and `merge` work on batches of equal images, `zip_packed`, `select_packed` and
+`merge_packed` on packed images of different sizes, for which `budget` makes token budgets; `compress` and its like on
+models of Hugging Face transformers, which is imported only when one of these is used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from visionzip_ext import _library as _library
 _library.load()
 
 from visionzip_ext import _autograd, _fake, _fallback  # noqa: E402, F401  (registrations; the schemas must be loaded)
+from visionzip_ext.budget import Budgets, budget  # noqa: E402
 from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip, zip_qk  # noqa: E402
+from visionzip_ext.packed import (  # noqa: E402
+    PackedDecision,
+    PackedZipResult,
+    merge_packed,
+    select_packed,
+    zip_packed,
+)
 
 __version__ = "0.1.0"
 
@@ -29,7 +38,23 @@ _FOR_MODELS = (
     "visionzip",
 )
 
-__all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk", *_FOR_MODELS]
+__all__ = [
+    "Budgets",
+    "Decision",
+    "PackedDecision",
+    "PackedZipResult",
+    "ZipResult",
+    "budget",
+    "merge",
+    "merge_packed",
+    "select",
+    "select_packed",
+    "select_qk",
+    "zip",
+    "zip_packed",
+    "zip_qk",
+    *_FOR_MODELS,
+]
 
 
 def __getattr__(name: str) -> _Any:

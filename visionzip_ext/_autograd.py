@@ -19,40 +19,48 @@ _LIBRARY = torch.library.Library("visionzip", "IMPL")
 
 
 class _Zipped(torch.autograd.Function):
-    """Runs `forward_op() -> (tokens, indices, assignment)`; hidden's gradient comes through the assignment."""
+    """Runs `forward_op() -> (tokens, indices, assignment, ...)`; hidden's gradient comes through the assignment.
+
+    `cu_seqlens`: one, with packed sequences.
+    """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, forward_op: Callable[[], tuple[Tensor, Tensor, Tensor]], k, m, merge: str):
-        tokens, indices, assignment = forward_op()
-        ctx.save_for_backward(assignment)
-        ctx.decision = (k, m, merge)
-        ctx.mark_non_differentiable(indices, assignment)
+    def forward(
+        ctx, hidden: Tensor, forward_op: Callable[[], tuple], adjoint: Any, k, m, merge: str, *cu_seqlens: Tensor
+    ):
+        tokens, indices, assignment, *row_starts = forward_op()
+        ctx.save_for_backward(assignment, *cu_seqlens)
+        ctx.adjoint, ctx.budget = adjoint, (k, m, merge)
+        ctx.mark_non_differentiable(indices, assignment, *row_starts)
         ctx.set_materialize_grads(False)
-        return tokens, indices, assignment
+        return tokens, indices, assignment, *row_starts
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, *_: Any):
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
         if grad is None:
-            return None, None, None, None, None
-        (assignment,) = ctx.saved_tensors
-        k, m, merge = ctx.decision
-        return torch.ops.visionzip.merge_backward(grad, assignment, k, m, merge=merge), None, None, None, None
+            return None, *nothing
+        k, m, merge = ctx.budget
+        return ctx.adjoint(grad, *ctx.saved_tensors, k, m, merge=merge), *nothing
 
 
 class _Carried(torch.autograd.Function):
-    """Runs one of the adjoint pair `merge`, `merge_backward`; its gradient is the other one."""
+    """Runs one of an adjoint pair, such as `merge` and `merge_backward`; its gradient is the other one.
+
+    `decision`: the assignment, and with packed sequences cu_seqlens.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, assignment: Tensor, forward_op: Callable[[], Tensor], adjoint: Any, k, m, merge: str):
-        ctx.save_for_backward(assignment)
-        ctx.adjoint, ctx.decision = adjoint, (k, m, merge)
+    def forward(ctx, x: Tensor, forward_op: Callable[[], Tensor], adjoint: Any, k, m, merge: str, *decision: Tensor):
+        ctx.save_for_backward(*decision)
+        ctx.adjoint, ctx.budget = adjoint, (k, m, merge)
         return forward_op()
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (assignment,) = ctx.saved_tensors
-        k, m, merge = ctx.decision
-        return ctx.adjoint(grad, assignment, k, m, merge=merge), *(None,) * 6
+        k, m, merge = ctx.budget
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
+        return ctx.adjoint(grad, *ctx.saved_tensors, k, m, merge=merge), *nothing
 
 
 def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None:
@@ -76,21 +84,32 @@ def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None
 
 
 def _zipped(forward_op: Callable[[], Any], args: tuple, merge: str) -> Any:
-    return _Zipped.apply(args[0], forward_op, args[-2], args[-1], merge)
+    hidden, *_, k, m = args
+    return _Zipped.apply(hidden, forward_op, torch.ops.visionzip.merge_backward, k, m, merge)
+
+
+def _zipped_packed(forward_op: Callable[[], Any], args: tuple, merge: str) -> Any:
+    hidden, _, cu_seqlens, k, m = args
+    adjoint = torch.ops.visionzip.merge_packed_backward
+    return _Zipped.apply(hidden, forward_op, adjoint, k, m, merge, cu_seqlens)
 
 
 def _carried_with(adjoint_name: str) -> Callable[..., Any]:
     def carried(forward_op: Callable[[], Any], args: tuple, merge: str) -> Any:
-        x, assignment, k, m = args
+        x, *decision, k, m = args
         adjoint = getattr(torch.ops.visionzip, adjoint_name)
-        return _Carried.apply(x, assignment, forward_op, adjoint, k, m, merge)
+        return _Carried.apply(x, forward_op, adjoint, k, m, merge, *decision)
 
     return carried
 
 
 _register("zip", _zipped)
 _register("zip_qk", _zipped)
+_register("zip_packed", _zipped_packed)
 _register("select", None)
 _register("select_qk", None)
+_register("select_packed", None)
 _register("merge", _carried_with("merge_backward"))
 _register("merge_backward", _carried_with("merge"))
+_register("merge_packed", _carried_with("merge_packed_backward"))
+_register("merge_packed_backward", _carried_with("merge_packed"))

@@ -71,14 +71,14 @@ def _same_device(op: str, first_name: str, first: Tensor, name: str, x: Tensor) 
     )
 
 
-def _fits(op: str, name: str, x: Tensor, base_name: str, base: Tensor, expected: Sequence) -> None:
+def _fits(op: str, name: str, x: Tensor, base_name: str, base: Tensor, expected: Sequence, suffix: str = "") -> None:
     """x's sizes equal `expected`, in which a string stands for any size of at least one."""
     for size, want in zip(x.shape, expected, strict=True):
         torch._check(
             size > 0 if want == "H" else True if isinstance(want, str) else size == want,
             lambda: (
                 f"visionzip::{op}: {name} has shape {_shape(x.shape)}, which does not fit "
-                f"{base_name} of shape {_shape(base.shape)}; expected {_shape(expected)}"
+                f"{base_name} of shape {_shape(base.shape)}; expected {_shape(expected)}{suffix}"
             ),
         )
 

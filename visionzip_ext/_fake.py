@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionzip_ext import _checks
+from visionzip_ext import _checks, _packed_checks
 
 
 def _decision(like: Tensor, B, S, k) -> tuple[Tensor, Tensor]:
@@ -48,3 +48,39 @@ def _merge(x, assignment, k, m, *, merge="residual"):
 def _merge_backward(grad, assignment, k, m, *, merge="residual"):
     _checks.check_merge_backward(grad, assignment, k, m, merge=merge)
     return grad.new_empty((grad.shape[0], assignment.shape[1], *grad.shape[2:]))
+
+
+def _packed_decision(like: Tensor, T, cu_seqlens: Tensor, k) -> tuple[Tensor, Tensor, Tensor]:
+    n = cu_seqlens.shape[0] - 1
+    indices = like.new_empty((_packed_checks.total(k, n),), dtype=torch.int64)
+    return indices, like.new_empty((T,), dtype=torch.int64), like.new_empty((n + 1,), dtype=torch.int32)
+
+
+def _packed_rows(cu_seqlens: Tensor, k, m):
+    n = cu_seqlens.shape[0] - 1
+    return _packed_checks.total(k, n) + _packed_checks.total(m, n)
+
+
+@torch.library.register_fake("visionzip::zip_packed")
+def _zip_packed(hidden, keys, cu_seqlens, k, m, **options):
+    _packed_checks.check_zip_packed(hidden, keys, cu_seqlens, k, m, **options)
+    tokens = hidden.new_empty((_packed_rows(cu_seqlens, k, m), hidden.shape[1]))
+    return tokens, *_packed_decision(hidden, hidden.shape[0], cu_seqlens, k)
+
+
+@torch.library.register_fake("visionzip::select_packed")
+def _select_packed(keys, cu_seqlens, k, m, **options):
+    _packed_checks.check_select_packed(keys, cu_seqlens, k, m, **options)
+    return _packed_decision(keys, keys.shape[0] // options.get("group", 1), cu_seqlens, k)
+
+
+@torch.library.register_fake("visionzip::merge_packed")
+def _merge_packed(x, assignment, cu_seqlens, k, m, *, merge="residual"):
+    _packed_checks.check_merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
+    return x.new_empty((_packed_rows(cu_seqlens, k, m), *x.shape[1:]))
+
+
+@torch.library.register_fake("visionzip::merge_packed_backward")
+def _merge_packed_backward(grad, assignment, cu_seqlens, k, m, *, merge="residual"):
+    _packed_checks.check_merge_packed_backward(grad, assignment, cu_seqlens, k, m, merge=merge)
+    return grad.new_empty((assignment.shape[0], *grad.shape[1:]))

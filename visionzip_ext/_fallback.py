@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from visionzip_ext import _checks, reference
+from visionzip_ext import _checks, _packed_checks, packed_reference, reference
 
 _LIBRARY = torch.library.Library("visionzip", "IMPL")
 
@@ -45,6 +45,39 @@ def _merge_backward(grad, assignment, k, m, *, merge="residual"):
     return reference.merge_backward(grad, assignment, k, m, merge)
 
 
+def _check_values(op, cu_seqlens, T, k, m, max_seqlen=None):
+    """Of what only reading cu_seqlens shows; which the reference does anyway."""
+    starts = cu_seqlens.tolist()
+    each_k, each_m = (packed_reference.each_number(numbers, len(starts) - 1) for numbers in (k, m))
+    _packed_checks.check_sequences(op, starts, T, each_k, each_m, max_seqlen)
+
+
+def _select_packed(keys, cu_seqlens, k, m, **options):
+    _packed_checks.check_select_packed(keys, cu_seqlens, k, m, **options)
+    T = keys.shape[0] // options.get("group", 1)
+    _check_values("select_packed", cu_seqlens, T, k, m, options.get("max_seqlen"))
+    return packed_reference.select_packed(keys, cu_seqlens, k, m, **options)
+
+
+def _zip_packed(hidden, keys, cu_seqlens, k, m, *, merge="residual", **options):
+    _packed_checks.check_zip_packed(hidden, keys, cu_seqlens, k, m, merge=merge, **options)
+    _check_values("zip_packed", cu_seqlens, hidden.shape[0], k, m, options.get("max_seqlen"))
+    decision = packed_reference.select_packed(keys, cu_seqlens, k, m, **options)
+    return torch.ops.visionzip.merge_packed(hidden, decision[1], cu_seqlens, k, m, merge=merge), *decision
+
+
+def _merge_packed(x, assignment, cu_seqlens, k, m, *, merge="residual"):
+    _packed_checks.check_merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
+    _check_values("merge_packed", cu_seqlens, x.shape[0], k, m)
+    return packed_reference.merge_packed(x, assignment, cu_seqlens, k, m, merge)
+
+
+def _merge_packed_backward(grad, assignment, cu_seqlens, k, m, *, merge="residual"):
+    _packed_checks.check_merge_packed_backward(grad, assignment, cu_seqlens, k, m, merge=merge)
+    _check_values("merge_packed_backward", cu_seqlens, assignment.shape[0], k, m)
+    return packed_reference.merge_packed_backward(grad, assignment, cu_seqlens, k, m, merge)
+
+
 for _name, _function in (
     ("select", _select),
     ("select_qk", _select_qk),
@@ -52,6 +85,10 @@ for _name, _function in (
     ("zip_qk", _zip_qk),
     ("_select_reference", reference.select),
     ("_select_qk_reference", reference.select_qk),
+    ("zip_packed", _zip_packed),
+    ("select_packed", _select_packed),
+    ("merge_packed", _merge_packed),
+    ("merge_packed_backward", _merge_packed_backward),
     ("merge", _merge),
     ("merge_backward", _merge_backward),
 ):

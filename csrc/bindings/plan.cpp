@@ -51,11 +51,11 @@ py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H,
   py::dict out;
   out["whole_images"] = cpu.whole_images;
   out["shared_images"] = cpu.shared_images;
-  out["key_tokens"] = cpu.key_tokens;
-  out["whole_channels"] = cpu.whole_channels;
-  out["row_shares"] = cpu.row_shares;
-  out["shared_channels"] = cpu.shared_channels;
-  out["query_chunks"] = cpu.query_chunks;
+  out["key_tokens"] = cpu.shared.key_tokens;
+  out["whole_channels"] = cpu.whole.whole_channels;
+  out["row_shares"] = cpu.shared.row_shares;
+  out["shared_channels"] = cpu.shared.shared_channels;
+  out["query_chunks"] = cpu.shared.query_chunks;
   out["largest_temporary_bytes"] = cpu.largest_temporary_bytes;
   out["workspace_bytes"] = cpu.workspace_bytes;
   return out;

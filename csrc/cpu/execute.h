@@ -1,10 +1,15 @@
 #pragma once
 
+#include <vector>
+
 #include "image.h"
 
 namespace visionzip::cpu {
 
-// Carries a problem out for all images.  decision is null for `merge`, merge is null for `select`.
-void execute(const Problem& problem, const DecisionInputs* decision, const MergeInputs* merge);
+// A batch: images of the same sizes.
+void execute_batch(const CallInputs& call, const std::vector<ImageInputs>& images);
+
+// Images of any sizes; each gives the same bits as in a batch.
+void execute_packed(const CallInputs& call, const std::vector<ImageInputs>& images);
 
 }  // namespace visionzip::cpu

@@ -10,74 +10,83 @@
 
 namespace visionzip::cpu {
 
-// What the operators were given, for all images.  Strides in elements.
-struct DecisionInputs {
+// What all images of a call have in common.  Strides in elements; the pointers are each image's own.
+struct CallInputs {
+  Problem problem;  // S, k and m are each image's own
+  bool decides, merges;
   KeyRows keys;
-  int64_t key_image_stride;
   AttentionRows attn;  // not for kQueryKey
-  int64_t attn_image_stride;
-  const void* queries;  // kQueryKey only
-  int64_t query_image_stride, query_head_stride, query_token_stride;
+  int64_t query_head_stride, query_token_stride;
   float scale;
-  const float* lse;  // or null
-  int64_t lse_image_stride, lse_head_stride;
-  int64_t* indices;     // (B, k)
-  int64_t* assignment;  // (B, S)
+  int64_t lse_head_stride;
+  DType dtype;  // of what is merged
+  int64_t token_stride;
+  MergeMode mode;
 };
 
-struct MergeInputs {
-  const void* x;
-  DType dtype;
-  int64_t image_stride, token_stride;
-  void* out;                  // (B, k + m, C)
-  const int64_t* assignment;  // (B, S)
-  MergeMode mode;
+struct ImageInputs {
+  int64_t S, k, m;
+  const void *keys, *attn, *queries;
+  const float* lse;     // or null
+  int64_t* indices;     // (k)
+  int64_t* assignment;  // (S): read and not written where the call only merges
+  const void* x;        // (S, C)
+  void* out;            // (k + m, C)
+  DecisionPlace place;
 };
 
 // Phases, in order: read_keys, sum_columns, decide, assign, merge.  Each takes a range of its units (tokens, sums,
 // ...); ranges of one phase may run at the same time, phases may not.
 class Image {
  public:
-  // shared: by all threads, phase by phase; otherwise one thread does it all.
-  Image(const Problem& problem, const CpuPlan& plan, bool shared, const DecisionInputs* decision,
-        const MergeInputs* merge)
-      : p_(problem), plan_(plan), shared_(shared), decision_(decision), merge_(merge), kernels_(kernels()) {}
+  explicit Image(const CallInputs& call) : call_(call), p_(call.problem), kernels_(kernels()) {}
 
-  void start(int64_t image);  // the object may be used for one image after another
+  // sharing: as in plan_image.  The object may be used for one image after another.
+  void start(const ImageInputs& image, int64_t sharing, int64_t threads);
 
-  int64_t key_units() const { return decision_ ? p_.S : 0; }
+  int64_t token_grain() const { return plan_.key_tokens; }
+  int64_t key_units() const { return call_.decides ? p_.S : 0; }
   void read_keys(int64_t begin, int64_t end);
 
   int64_t sum_units() const;
+  int64_t sum_work() const { return 1 + p_.S; }  // of one unit, as compared with another image's
   void sum_columns(int64_t begin, int64_t end);
 
   int64_t decide_units() const { return 1; }
+  int64_t decide_work() const { return 1 + p_.S; }
   void decide(int64_t begin, int64_t end);  // throws std::runtime_error where a given assignment is no decision
 
-  int64_t assign_units() const { return decision_ ? static_cast<int64_t>(selection_.merged.size()) : 0; }
+  int64_t assign_units() const { return call_.decides ? static_cast<int64_t>(selection_.merged.size()) : 0; }
+  int64_t assign_work() const { return 1 + p_.m; }
   void assign(int64_t begin, int64_t end);
 
   int64_t merge_units();  // (share of the rows, slice of the channels); needs the assignment
+  int64_t merge_work() const { return 1 + p_.S / (static_cast<int64_t>(shares_.size()) * slices()); }
   void merge(int64_t begin, int64_t end);
 
  private:
   bool from_queries() const { return p_.source == ScoreSource::kQueryKey; }
+  int64_t cells() const { return p_.S * p_.group; }
+  float* cell_scores() { return p_.group > 1 ? cell_scores_.get() : scores_.get(); }
+  void widen_query();
+  void add_up_cells(MetricTask task, int64_t begin, int64_t end);
   void score();
   void write_decision();
   void sum_attention(int64_t begin, int64_t end);
   void sum_heads(int64_t begin, int64_t end);
   void add_up_heads();
   int64_t slices() const { return (p_.C + slice_channels_ - 1) / slice_channels_; }
-  std::vector<int64_t> tokens_of(const RowShare& rows, const int64_t* assignment) const;
+  std::vector<int64_t> tokens_of(const RowShare& rows) const;
+  // The target that a token was merged into.
+  int64_t target_of(int64_t token) const { return in_.assignment[token] - in_.place.first_row - p_.k; }
 
-  const Problem& p_;
-  const CpuPlan& plan_;
-  bool shared_;
-  const DecisionInputs* decision_;  // null for `merge`
-  const MergeInputs* merge_;        // null for `select`
+  const CallInputs& call_;
+  Problem p_;  // this image's
+  ImagePlan plan_{};
+  bool shared_ = false;
+  ImageInputs in_{};
   const Kernels& kernels_;
-  int64_t image_ = 0;
-  Buffer metric_, query_, logits_, scores_, head_sums_, directions_;
+  Buffer metric_, query_, logits_, scores_, cell_scores_, head_sums_, directions_;
   Selection selection_;
   std::vector<int64_t> counts_;   // (m): tokens merged into each target
   std::vector<RowShare> shares_;  // of all output rows

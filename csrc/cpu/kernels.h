@@ -67,7 +67,8 @@ struct MergeTask {
   RowShare rows;
   const int64_t* tokens;  // (merged): the tokens to merge into the share's targets, ascending
   int64_t merged;
-  const int64_t* assignment;  // (S)
+  const int64_t* assignment;  // (S): output rows,
+  int64_t first_row;          // counted from here
   const int64_t* counts;      // (m): tokens merged into each target
 };
 

@@ -44,11 +44,12 @@ static void merge_slice(const MergeTask& task, int64_t begin, int64_t end, float
     memcpy(out + r * task.C, x + task.kept[r] * task.token_stride, bytes);
   }
   const int64_t first = task.rows.target_begin, last = task.rows.target_end;
+  const int64_t first_row = task.first_row + task.k + first;
   memset(sums, 0, static_cast<size_t>((last - first) * width) * sizeof(float));
   for (int64_t i = 0; i < task.merged; i++) {
     const int64_t token = task.tokens[i], ahead = task.tokens[i + kAhead < task.merged ? i + kAhead : i];
     add_row(x + token * task.token_stride, x + ahead * task.token_stride,
-            sums + (task.assignment[token] - task.k - first) * width, width);
+            sums + (task.assignment[token] - first_row) * width, width);
   }
   for (int64_t t = first; t < last; t++) {
     const float n = static_cast<float>(task.counts[t]);

@@ -14,6 +14,8 @@
 #include "common/layout.h"
 #include "execute.h"
 #include "parallel.h"
+#include "tensors.h"
+#include "weights.h"
 
 namespace visionzip::cpu {
 
@@ -23,113 +25,120 @@ using torch::headeronly::ScalarType;
 using Decision = std::tuple<Tensor, Tensor>;
 using ZipResult = std::tuple<Tensor, Tensor, Tensor>;
 
-Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType dtype) { return torch::stable::empty(sizes, dtype); }
-
-// Owns the tensors that a DecisionInputs points into.
-struct DecisionTensors {
+// One call: what it has in common, its images, and the tensors that they point into.
+struct Call {
   Tensor keys, indices, assignment;
-  std::optional<Tensor> attn, queries, lse;
-  DecisionInputs inputs{};
-  Problem problem{};
+  std::optional<Tensor> attn{}, queries{}, lse{};
+  CallInputs inputs{};
+  std::vector<ImageInputs> images{};
 };
 
-DecisionTensors describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
+// Image b's part of a tensor of images.
+const void* part_of(const Tensor& x, int64_t b) { return element_of(x, b * x.stride(0)); }
+
+Call describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
   const bool has_heads = keys.dim() == 4;
   const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
-  DecisionTensors d{
-      unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long), {}, {}, {}};
-  d.problem.operation = Operation::kSelect;
-  d.problem.has_cls = has_cls;
-  d.problem.B = B;
-  d.problem.S = S;
-  d.problem.H = has_heads ? keys.size(1) : 1;
-  d.problem.D = keys.size(keys.dim() - 1);
-  d.problem.k = k;
-  d.problem.m = m;
-  const int64_t token_dim = keys.dim() - 2;
-  d.inputs.keys = {d.keys.const_data_ptr(),  dtype_of(keys), has_heads ? d.keys.stride(1) : 0,
-                   d.keys.stride(token_dim), d.problem.H,    d.problem.D};
-  d.inputs.key_image_stride = d.keys.stride(0);
-  d.inputs.indices = d.indices.mutable_data_ptr<int64_t>();
-  d.inputs.assignment = d.assignment.mutable_data_ptr<int64_t>();
-  return d;
+  Call call{unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long)};
+  CallInputs& in = call.inputs;
+  in.decides = true;
+  in.problem.operation = Operation::kSelect;
+  in.problem.has_cls = has_cls;
+  in.problem.B = B;
+  in.problem.H = has_heads ? keys.size(1) : 1;
+  in.problem.D = keys.size(keys.dim() - 1);
+  in.keys.dtype = dtype_of(keys);
+  in.keys.head_stride = has_heads ? call.keys.stride(1) : 0;
+  in.keys.token_stride = call.keys.stride(keys.dim() - 2);
+  in.keys.heads = in.problem.H;
+  in.keys.D = in.problem.D;
+  call.images.resize(static_cast<size_t>(B));
+  for (int64_t b = 0; b < B; b++) {
+    ImageInputs& image = call.images[static_cast<size_t>(b)];
+    image.S = S;
+    image.k = k;
+    image.m = m;
+    image.keys = part_of(call.keys, b);
+    image.indices = call.indices.mutable_data_ptr<int64_t>() + b * k;
+    image.assignment = call.assignment.mutable_data_ptr<int64_t>() + b * S;
+  }
+  return call;
 }
 
-DecisionTensors describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  DecisionTensors d = describe_keys(keys, k, m, has_cls);
-  const Tensor& a = d.attn.emplace(unit_stride(attn));
+Call describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
+  Call call = describe_keys(keys, k, m, has_cls);
+  const Tensor& a = call.attn.emplace(unit_stride(attn));
   const int64_t rank = attn.dim();
-  d.problem.source = rank == 2 ? ScoreSource::kScores : rank == 3 ? ScoreSource::kRows : ScoreSource::kMatrix;
-  const bool all_rows = rank == 4 && !has_cls;
-  d.inputs.attn = {a.const_data_ptr(),
-                   dtype_of(a),
-                   rank > 2 ? a.stride(1) : 0,
-                   rank == 4 ? a.stride(2) : 0,
-                   rank > 2 ? a.size(1) : 1,
-                   all_rows ? a.size(2) : 1,
-                   d.problem.S};
-  d.inputs.attn_image_stride = a.stride(0);
-  return d;
+  call.inputs.problem.source = rank == 2 ? ScoreSource::kScores : rank == 3 ? ScoreSource::kRows : ScoreSource::kMatrix;
+  AttentionRows& rows = call.inputs.attn;
+  rows.dtype = dtype_of(a);
+  rows.head_stride = rank > 2 ? a.stride(1) : 0;
+  rows.row_stride = rank == 4 ? a.stride(2) : 0;
+  rows.heads = rank > 2 ? a.size(1) : 1;
+  rows.rows = rank == 4 && !has_cls ? a.size(2) : 1;
+  for (size_t b = 0; b < call.images.size(); b++) call.images[b].attn = part_of(a, static_cast<int64_t>(b));
+  return call;
 }
 
 // Queries and keys are taken in one dtype; where theirs differ, both as float32.
-DecisionTensors describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-                            const std::optional<Tensor>& lse) {
+Call describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
+                 const std::optional<Tensor>& lse) {
   const bool same = queries.scalar_type() == keys.scalar_type();
-  DecisionTensors d = describe_keys(same ? keys : torch::stable::to(keys, ScalarType::Float), k, m, has_cls);
-  d.problem.source = ScoreSource::kQueryKey;
-  const Tensor& q = d.queries.emplace(unit_stride(same ? queries : torch::stable::to(queries, ScalarType::Float)));
-  d.inputs.queries = q.const_data_ptr();
-  d.inputs.query_image_stride = q.stride(0);
-  d.inputs.query_head_stride = q.stride(1);
-  d.inputs.query_token_stride = q.stride(2);
-  d.inputs.scale = static_cast<float>(scale);
-  if (lse) {
-    const Tensor& l = d.lse.emplace(unit_stride(*lse));
-    d.inputs.lse = l.const_data_ptr<float>();
-    d.inputs.lse_image_stride = l.stride(0);
-    d.inputs.lse_head_stride = l.stride(1);
+  Call call = describe_keys(same ? keys : torch::stable::to(keys, ScalarType::Float), k, m, has_cls);
+  call.inputs.problem.source = ScoreSource::kQueryKey;
+  const Tensor& q = call.queries.emplace(unit_stride(same ? queries : torch::stable::to(queries, ScalarType::Float)));
+  call.inputs.query_head_stride = q.stride(1);
+  call.inputs.query_token_stride = q.stride(2);
+  call.inputs.scale = static_cast<float>(scale);
+  if (lse) call.inputs.lse_head_stride = call.lse.emplace(unit_stride(*lse)).stride(1);
+  for (size_t i = 0; i < call.images.size(); i++) {
+    const auto b = static_cast<int64_t>(i);
+    call.images[i].queries = part_of(q, b);
+    if (lse) call.images[i].lse = call.lse->const_data_ptr<float>() + b * call.lse->stride(0);
   }
-  return d;
+  return call;
 }
 
-MergeInputs describe_merge(const Tensor& flat, const Tensor& tokens, const int64_t* assignment, MergeMode mode) {
-  return {flat.const_data_ptr(),
-          dtype_of(flat),
-          flat.stride(0),
-          flat.stride(1),
-          tokens.mutable_data_ptr(),
-          assignment,
-          mode};
+// What is merged, and where to: flat (B, S, C), out (B, k + m, *).
+void describe_merge(CallInputs& inputs, std::vector<ImageInputs>& images, const Tensor& flat, const Tensor& out,
+                    MergeMode mode) {
+  inputs.merges = true;
+  inputs.problem.C = flat.size(2);
+  inputs.dtype = dtype_of(flat);
+  inputs.token_stride = flat.stride(1);
+  inputs.mode = mode;
+  for (size_t b = 0; b < images.size(); b++) {
+    images[b].x = part_of(flat, static_cast<int64_t>(b));
+    images[b].out = const_cast<void*>(part_of(out, static_cast<int64_t>(b)));
+  }
 }
 
-ZipResult run_zip(DecisionTensors&& d, const Tensor& hidden, MergeMode mode) {
+ZipResult run_zip(Call&& call, const Tensor& hidden, int64_t rows, MergeMode mode) {
   const Tensor flat = flat_channels(hidden);
-  d.problem.operation = Operation::kZip;
-  d.problem.C = hidden.size(2);
-  Tensor tokens = new_tensor({d.problem.B, d.problem.k + d.problem.m, d.problem.C}, hidden.scalar_type());
-  const MergeInputs merge = describe_merge(flat, tokens, d.inputs.assignment, mode);
-  execute(d.problem, &d.inputs, &merge);
-  return {tokens, d.indices, d.assignment};
+  call.inputs.problem.operation = Operation::kZip;
+  const Tensor tokens = new_tensor({hidden.size(0), rows, hidden.size(2)}, hidden.scalar_type());
+  describe_merge(call.inputs, call.images, flat, tokens, mode);
+  execute_batch(call.inputs, call.images);
+  return {tokens, call.indices, call.assignment};
 }
 
-Decision run_select(DecisionTensors&& d) {
-  execute(d.problem, &d.inputs, nullptr);
-  return {d.indices, d.assignment};
+Decision run_select(Call&& call) {
+  execute_batch(call.inputs, call.images);
+  return {call.indices, call.assignment};
 }
 
 ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,
               const std::string& merge) {
   const MergeMode mode = parse_merge("zip", merge);
   check_zip(hidden, keys, attn, k, m, has_cls);
-  return run_zip(describe(keys, attn, k, m, has_cls), hidden, mode);
+  return run_zip(describe(keys, attn, k, m, has_cls), hidden, k + m, mode);
 }
 
 ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
                  bool has_cls, const std::string& merge, const std::optional<Tensor>& lse) {
   const MergeMode mode = parse_merge("zip_qk", merge);
   check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
-  return run_zip(describe_qk(queries, keys, k, m, scale, has_cls, lse), hidden, mode);
+  return run_zip(describe_qk(queries, keys, k, m, scale, has_cls, lse), hidden, k + m, mode);
 }
 
 Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
@@ -148,32 +157,21 @@ Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, co
   check_merge(x, assignment, k, m);
   const Tensor flat = flat_channels(x), rows = torch::stable::contiguous(assignment);
   Tensor out = new_tensor(with_rows(x, k + m), x.scalar_type());
-  Problem problem{};
-  problem.operation = Operation::kMerge;
-  problem.B = x.size(0);
-  problem.S = x.size(1);
-  problem.C = flat.size(2);
-  problem.k = k;
-  problem.m = m;
-  const MergeInputs inputs = describe_merge(flat, out, rows.const_data_ptr<int64_t>(), mode);
-  execute(problem, nullptr, &inputs);
+  CallInputs inputs{};
+  inputs.problem.operation = Operation::kMerge;
+  inputs.problem.B = x.size(0);
+  std::vector<ImageInputs> images(static_cast<size_t>(x.size(0)));
+  for (size_t i = 0; i < images.size(); i++) {
+    const auto b = static_cast<int64_t>(i);
+    images[i].S = x.size(1);
+    images[i].k = k;
+    images[i].m = m;
+    images[i].assignment = const_cast<int64_t*>(rows.const_data_ptr<int64_t>()) + b * x.size(1);
+    images[i].place = {"merge", b};
+  }
+  describe_merge(inputs, images, flat, out, mode);
+  execute_batch(inputs, images);
   return out;
-}
-
-// Each token's weight in its row, for one image.
-void token_weights(const int64_t* assignment, const Selection& selection, int64_t k, int64_t m, MergeMode mode,
-                   float* weights) {
-  std::vector<int64_t> counts(static_cast<size_t>(m));
-  for (const int64_t token : selection.merged) counts[static_cast<size_t>(assignment[token] - k)]++;
-  const bool mean = mode == MergeMode::kMean;
-  for (const int64_t token : selection.kept) weights[token] = 1.f;
-  for (const int64_t token : selection.merged) {
-    const int64_t n = counts[static_cast<size_t>(assignment[token] - k)];
-    weights[token] = 1.f / static_cast<float>(mean ? n + 1 : n);
-  }
-  for (size_t t = 0; t < selection.targets.size(); t++) {
-    weights[selection.targets[t]] = mean ? 1.f / static_cast<float>(counts[t] + 1) : 1.f;
-  }
 }
 
 Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
@@ -188,8 +186,8 @@ Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, i
   float* weight = weights.floats(B * S);
   parallel(B, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; b++) {
-      const Selection selection = read_decision("merge_backward", assigned + b * S, b, S, k, m);
-      token_weights(assigned + b * S, selection, k, m, mode, weight + b * S);
+      const Selection selection = read_decision({"merge_backward", b}, assigned + b * S, S, k, m);
+      token_weights(assigned + b * S, selection, k, mode, weight + b * S);
     }
   });
 

@@ -47,6 +47,18 @@ class Splitter {
   Selection& selection_;
 };
 
+// An image's part of the assignment.
+std::string name_of(const DecisionPlace& place) {
+  const std::string image = std::to_string(place.image);
+  return place.packed ? "the assignment of sequence " + image : "assignment[" + image + "]";
+}
+
+// Its entry for token j.
+std::string name_of(const DecisionPlace& place, int64_t j) {
+  if (!place.packed) return name_of(place) + "[" + std::to_string(j) + "]";
+  return "assignment[" + std::to_string(place.first_token + j) + "] (sequence " + std::to_string(place.image) + ")";
+}
+
 }  // namespace
 
 Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, bool has_cls) {
@@ -75,19 +87,20 @@ Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, 
   return selection;
 }
 
-Selection read_decision(const char* op, const int64_t* assignment, int64_t b, int64_t S, int64_t k, int64_t m) {
+Selection read_decision(const DecisionPlace& place, const int64_t* assignment, int64_t S, int64_t k, int64_t m) {
   const auto fail = [&](const std::string& what) {
-    throw std::runtime_error("visionzip::" + std::string(op) + ": assignment[" + std::to_string(b) + "]" + what +
-                             "; expected a decision for k = " + std::to_string(k) + " and m = " + std::to_string(m) +
-                             ", as select returns it");
+    throw std::runtime_error("visionzip::" + std::string(place.op) + ": " + what + "; expected a decision for k = " +
+                             std::to_string(k) + " and m = " + std::to_string(m) + ", as select returns it");
   };
   Selection selection;
   selection.kept.assign(static_cast<size_t>(k), -1);
   Splitter split(S, k, m, selection);
   for (int64_t j = 0; j < S; j++) {
-    const int64_t row = assignment[j];
-    bool fits = row >= (m ? 0 : -1) && row < k + m;
-    if (fits && row >= 0 && row < k) {
+    const int64_t given = assignment[j];
+    const bool is_row = given >= place.first_row && given < place.first_row + k + m;
+    const int64_t row = is_row ? given - place.first_row : -1;
+    bool fits = is_row || (m == 0 && given == -1);
+    if (is_row && row < k) {
       int64_t& kept = selection.kept[static_cast<size_t>(row)];
       fits = kept < 0;
       kept = j;
@@ -95,10 +108,11 @@ Selection read_decision(const char* op, const int64_t* assignment, int64_t b, in
       const int64_t target = split.add(j);
       fits = target < 0 || row == k + target;
     }
-    if (!fits) fail("[" + std::to_string(j) + "] is " + std::to_string(row));
+    if (!fits) fail(name_of(place, j) + " is " + std::to_string(given));
   }
   for (int64_t row = 0; row < k; row++) {
-    if (selection.kept[static_cast<size_t>(row)] < 0) fail(" names no token for row " + std::to_string(row));
+    if (selection.kept[static_cast<size_t>(row)] >= 0) continue;
+    fail(name_of(place) + " names no token for row " + std::to_string(place.first_row + row));
   }
   return selection;
 }

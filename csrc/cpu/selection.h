@@ -16,7 +16,15 @@ struct Selection {
 // number.
 Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, bool has_cls);
 
-// Reads the selection back from a decision on image b.  Throws std::runtime_error where `assignment` (S) is none.
-Selection read_decision(const char* op, const int64_t* assignment, int64_t b, int64_t S, int64_t k, int64_t m);
+// Where a decision stands that somebody gives, for the words of an error and for what its numbers are counted from.
+struct DecisionPlace {
+  const char* op;
+  int64_t image;                           // its number in the batch, or of the packed sequence
+  bool packed = false;                     // then all sequences' tokens lie in one row,
+  int64_t first_token = 0, first_row = 0;  // and this one's tokens and output rows begin here
+};
+
+// Reads the selection back from a decision.  Throws std::runtime_error where `assignment` (S) is none.
+Selection read_decision(const DecisionPlace& place, const int64_t* assignment, int64_t S, int64_t k, int64_t m);
 
 }  // namespace visionzip::cpu

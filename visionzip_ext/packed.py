@@ -1,0 +1,196 @@
+"""The operators on packed images: several of different sizes in one call, as packed encoders produce them.
+
+The tokens of all images lie one after another in one tensor of T tokens, without padding; cu_seqlens, int32 (n + 1) on
+the tensors' device, says where each begins: image i is tokens cu_seqlens[i] up to cu_seqlens[i + 1]. Neither attention
+nor merging crosses a boundary: an image gives the same bits whatever lies beside it, and those that `zip`, `zip_qk`,
+`select`, `select_qk` and `merge` give for it.
+
+What these functions share:
+
+- **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list, or an integer
+  tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
+  sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
+- **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
+  runs, that is checked; on a GPU reading it would wait for the GPU, so it is the caller's duty there.
+- **scores or queries**: a token's score is given, or it is the mean attention that it receives from its own image's
+  tokens: softmax(scale * queries @ keys.T), of which nothing of size (S, S) exists in memory.
+- **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =
+  4): keys, queries, scores and lse then have g * T rows, everything else T, and cu_seqlens counts tokens. Attention is
+  between cells; a token's score is the sum of its cells', its key the mean of theirs, both in float32.
+- **has_cls**: the first token of every image is CLS: its attention alone, summed over heads, makes the scores, and it
+  is always kept. By default there is none: encoders that pack images have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
+
+Numbers = int | Sequence[int] | Tensor
+"""One for all images, or one for each."""
+
+
+class PackedZipResult(NamedTuple):
+    """What `zip_packed` returns.
+
+    Attributes:
+        tokens: (sum of k + m, C), hidden's dtype: of each image in turn the k kept tokens, then the m merged ones.
+        indices: (sum of k,) int64: the tokens kept, as numbers within the packed tensor: ascending.
+        assignment: (T,) int64: the row of `tokens` that each token went to; -1 dropped (where m = 0).
+        cu_seqlens: int32 (n + 1): image i is rows cu_seqlens[i] up to cu_seqlens[i + 1] of `tokens`.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+    assignment: Tensor
+    cu_seqlens: Tensor
+
+
+class PackedDecision(NamedTuple):
+    """What `select_packed` returns: as in `PackedZipResult`, without the tokens."""
+
+    indices: Tensor
+    assignment: Tensor
+    cu_seqlens: Tensor
+
+
+def _numbers(op: str, name: str, numbers: Numbers) -> list[int]:
+    if isinstance(numbers, Tensor):
+        integers = (torch.int64, torch.int32)
+        if numbers.device.type != "cpu" or numbers.ndim > 1 or numbers.dtype not in integers:
+            dtype = str(numbers.dtype).removeprefix("torch.")
+            raise RuntimeError(
+                f"visionzip::{op}: {name} is a tensor of dtype {dtype} and shape {tuple(numbers.shape)} on "
+                f"{numbers.device}; expected an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
+            )
+        numbers = numbers.tolist()
+    return list(numbers) if isinstance(numbers, Sequence) else [numbers]
+
+
+def zip_packed(
+    hidden: Tensor,
+    keys: Tensor,
+    cu_seqlens: Tensor,
+    k: Numbers = 54,
+    m: Numbers = 10,
+    *,
+    queries: Tensor | None = None,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    lse: Tensor | None = None,
+    max_seqlen: int | None = None,
+    group: int = 1,
+    has_cls: bool = False,
+    merge: str = "residual",
+) -> PackedZipResult:
+    """`zip_qk` (given queries) or `zip` (given scores) of packed images. Differentiable in `hidden`.
+
+    Args:
+        hidden: (T, C), the select layer's output tokens.
+        keys: (g * T, H, D), that layer's keys; with scores also (g * T, D), their mean over heads.
+        cu_seqlens: int32 (n + 1), in tokens of `hidden`.
+        k: dominant tokens of an image, one number or one for each image; CLS among them.
+        m: contextual (merged) tokens, likewise.
+        queries: (g * T, H, D), as attention sees them. Either these or `scores`.
+        scores: (g * T,), finished.
+        scale: with queries: the attention's factor on Q K^T, usually D ** -0.5.
+        lse: with queries, optional: (H, g * T) float32, the log-sum-exp of each row, as attention over packed sequences
+            returns it.
+        max_seqlen: an upper bound of an image's tokens, by which a GPU's work is planned without waiting for
+            cu_seqlens. Checked on the CPU.
+        group: cells to a token.
+        has_cls: the first token of each image is CLS.
+        merge: "residual" or "mean", as in `zip`.
+
+    Raises:
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported,
+            scores and queries both or neither; on the CPU also cu_seqlens that do not rise from 0 to T, and an image
+            that is too small for its k + m or too large for max_seqlen.
+    """
+    return PackedZipResult(
+        *torch.ops.visionzip.zip_packed(
+            hidden,
+            keys,
+            cu_seqlens,
+            _numbers("zip_packed", "k", k),
+            _numbers("zip_packed", "m", m),
+            queries=queries,
+            scores=scores,
+            scale=scale,
+            lse=lse,
+            max_seqlen=max_seqlen,
+            group=group,
+            has_cls=has_cls,
+            merge=merge,
+        )
+    )
+
+
+def select_packed(
+    keys: Tensor,
+    cu_seqlens: Tensor,
+    k: Numbers = 54,
+    m: Numbers = 10,
+    *,
+    queries: Tensor | None = None,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    lse: Tensor | None = None,
+    max_seqlen: int | None = None,
+    group: int = 1,
+    has_cls: bool = False,
+) -> PackedDecision:
+    """The decision of `zip_packed` alone, from the same arguments; `merge_packed` carries it out on any tensor.
+
+    Raises:
+        RuntimeError: as `zip_packed`.
+    """
+    return PackedDecision(
+        *torch.ops.visionzip.select_packed(
+            keys,
+            cu_seqlens,
+            _numbers("select_packed", "k", k),
+            _numbers("select_packed", "m", m),
+            queries=queries,
+            scores=scores,
+            scale=scale,
+            lse=lse,
+            max_seqlen=max_seqlen,
+            group=group,
+            has_cls=has_cls,
+        )
+    )
+
+
+def merge_packed(
+    x: Tensor,
+    assignment: Tensor,
+    cu_seqlens: Tensor,
+    k: Numbers = 54,
+    m: Numbers = 10,
+    *,
+    merge: str = "residual",
+) -> Tensor:
+    """Carry a decision on packed images out on another tensor. Differentiable in `x`, to any order.
+
+    Args:
+        x: (T, *).
+        assignment: (T,) int64, from `zip_packed` or `select_packed` called with the same cu_seqlens, k and m.
+        cu_seqlens: int32 (n + 1), in tokens of `x`: those that the decision was made with.
+        k: dominant tokens of that decision.
+        m: contextual tokens of that decision.
+        merge: as in `zip`.
+
+    Returns:
+        (sum of k + m, *) in x's dtype.
+
+    Raises:
+        RuntimeError: as `zip_packed`; on the CPU also where `assignment` is not a decision for cu_seqlens, k and m.
+    """
+    k, m = _numbers("merge_packed", "k", k), _numbers("merge_packed", "m", m)
+    return torch.ops.visionzip.merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
