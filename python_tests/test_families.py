@@ -17,7 +17,7 @@ from tiny_families import FAMILIES, FRAMES, VIDEO_TOKEN, Family, videos
 from tiny_models import IMAGE_TOKEN, PATCHES, TRANSFORMERS
 from transformers import AutoConfig
 
-from visionzip_ext import compress, compress_as_configured, last_zip, restore
+from visionzip_ext import VisionZipEncoder, compress, compress_as_configured, last_zip, restore
 
 K, M = 5, 2
 TOKENS = K + M
@@ -484,6 +484,22 @@ class TestInstances:
                 module.config = tower.config
         with pytest.raises(RuntimeError, match=r"recorded 0 times .*call visionzip_ext.compress"):
             image_features(model, inputs)
+
+    def test_a_tower_that_works_for_somebody_else(self, family):
+        """The last of the towers; what had been done by then is undone, and an earlier setting stays."""
+        model, processor = compressed(family)
+        tower = getattr(model.model, family.towers[-1])
+        layer = -3 if family.name == "LlavaOnevision" else -1  # another than its own
+        other = VisionZipEncoder(tower, 3, 1, layer=layer)
+        model.config.update({"vision_feature_layer": layer})
+        with pytest.raises(ValueError, match="wrapped in another VisionZipEncoder"):
+            compress(model, processor, dominant=9, contextual=3)
+        other.detach()
+        model.config.update({"vision_feature_layer": family.config().vision_feature_layer})
+        inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+        assert tokens_of(inputs) == [TOKENS * tiles(family, 0)]
+        with torch.no_grad():
+            model(**inputs)
 
     def test_unknown_words(self, family):
         for options, message in (

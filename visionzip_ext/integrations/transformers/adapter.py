@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -103,9 +104,16 @@ class ModelAdapter(ABC):
         self.budget.check_fits(self.tower.encoder_tokens, self.tower.name)
 
     def attach(self) -> None:
-        """Put the adapter to work."""
-        for tower in self.towers.values():
-            tower.attach()
+        """Put the adapter to work.
+
+        Raises:
+            ValueError: a tower is at work for somebody else; nothing has changed then.
+        """
+        with contextlib.ExitStack() as undo:
+            for tower in self.towers.values():
+                tower.attach()
+                undo.callback(tower.detach)
+            undo.pop_all()
         for method in self.feature_methods:
             setattr(self.seam, method, BoundFeatures(self, method))
         setattr(self.seam, _ATTRIBUTE, self)

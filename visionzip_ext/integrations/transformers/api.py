@@ -58,16 +58,14 @@ def compress(
     Raises:
         TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an int.
         ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget` or `layout`, a
-            `vision_feature_layer` that cannot be used, a processor that belongs to another model. Model and processor
-            are then unchanged.
+            `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
+            is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     check_layout(layout)
     adapter = family(model, Settings(Budget(dominant, contextual, merge, budget), layout, early_exit))
     change = None if processor is None else adapter.placeholders(processor)
-    if (earlier := family.attached_to(model)) is not None:
-        earlier.detach()
-    adapter.attach()
+    _exchange(family.attached_to(model), adapter)
     setattr(adapter.seam.config, _CONFIG_KEY, _as_arguments(adapter.settings))
     if change is not None:
         placeholders.apply(change, processor)
@@ -139,6 +137,18 @@ def last_zip(model: PreTrainedModel) -> ZipDecision | list[ZipDecision] | None:
 def supported_models() -> tuple[str, ...]:
     """The class names of transformers that `compress` accepts."""
     return tuple(ADAPTERS)
+
+
+def _exchange(earlier: ModelAdapter | None, adapter: ModelAdapter) -> None:
+    if earlier is None:
+        adapter.attach()
+        return
+    earlier.detach()
+    try:
+        adapter.attach()
+    except ValueError:
+        earlier.attach()
+        raise
 
 
 def _as_arguments(settings: Settings) -> dict[str, Any]:
