@@ -1,0 +1,110 @@
+"""Models whose weights are quantised: the promised number of tokens, decided by the weights that there are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import snapshots
+import tiny_encoders
+import tiny_models as tiny
+import torch
+from tiny_encoders import clear_pixels, pixels
+from tiny_models import IMAGE_TOKEN, PATCHES, padded, prompt
+from tiny_original_llava import original_llava
+from torch import nn
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+
+from visionzip_ext import VisionZipEncoder, compress, last_zip, restore, visionzip
+
+K, M = 6, 2
+TOKENS = K + M
+LEAST_KEPT_ALIKE = 0.9
+"""Of the tokens that the unquantised model keeps, CLS not counted; measured: 0.97 to 1.0."""
+
+CONFIGS = [Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig]
+
+
+def quantised(model: nn.Module, config=Int8WeightOnlyConfig) -> nn.Module:
+    """A copy with the weights of all linear layers in int8."""
+    model = copy.deepcopy(model)
+    quantize_(model, config())
+    assert any("Int8" in type(p.data).__name__ for p in model.parameters()), "nothing was quantised"
+    return model
+
+
+def llava() -> nn.Module:
+    model = tiny.llava()
+    tiny_encoders.randomized(model.model.vision_tower)
+    return model
+
+
+def kept(indices: torch.Tensor) -> torch.Tensor:
+    """(B, S) of 0 and 1, without CLS."""
+    return torch.zeros(len(indices), PATCHES + 1).scatter_(1, indices, 1)[:, 1:]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_vision_decision_is_nearly_that_of_the_unquantised_model(rng, config):
+    model = llava()
+    small = compress(quantised(model, config), dominant=K, contextual=M)
+    compress(model, dominant=K, contextual=M)
+    images = pixels(rng, 64)
+    with torch.no_grad():
+        expected, got = (tiny.features(x, images) for x in (model, small))
+    assert got.shape == expected.shape == (64, TOKENS, expected.shape[2])
+    assert not torch.equal(got, expected)
+    same = kept(last_zip(small).indices) * kept(last_zip(model).indices)
+    assert same.sum() / (64 * (K - 1)) >= LEAST_KEPT_ALIKE
+
+
+def test_the_definition_on_the_quantised_models_own_attention(rng):
+    encoder = quantised(tiny_encoders.encoder("clip"))
+    images, inputs = clear_pixels(rng, encoder, -2, K, M)
+    tokens, indices, assignment = inputs.zip(K, M)
+    with torch.no_grad():
+        zipped = VisionZipEncoder(encoder, K, M)(images)
+    assert torch.equal(zipped.decision.indices, indices)
+    assert torch.equal(zipped.decision.assignment, assignment)
+    torch.testing.assert_close(zipped.tokens, tokens, rtol=1e-3, atol=1e-3)
+
+
+def test_processor_and_generate_as_before():
+    model, processor = quantised(llava()), tiny.processor()
+    compress(model, processor, dominant=K, contextual=M)
+    text = ["USER : <image> what", "USER : <image> a cat"]
+    inputs = processor(images=tiny.images(2), text=text, return_tensors="pt", padding=True)
+    assert (inputs["input_ids"] == IMAGE_TOKEN).sum(1).tolist() == [TOKENS, TOKENS]
+    generated = model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert generated.shape == (2, inputs["input_ids"].shape[1] + 3)
+
+
+def test_quantised_after_it_was_compressed(rng):
+    model = llava()
+    images = pixels(rng)
+    expected = tiny.features(compress(quantised(model), dominant=K, contextual=M), images)
+    quantize_(compress(model, dominant=K, contextual=M), Int8WeightOnlyConfig())
+    assert torch.equal(tiny.features(model, images), expected)
+
+
+def test_restore_leaves_the_quantised_weights(rng):
+    model = quantised(llava())
+    images, batch = pixels(rng, 1), padded([prompt([1, 5], PATCHES, [7])])
+    with torch.no_grad():
+        expected = model(**batch, pixel_values=images).logits
+        before = snapshots.instances(model)
+        compress(model, dominant=K, contextual=M)
+        assert tiny.features(model, images).shape[1] == TOKENS
+        restore(model)
+        assert snapshots.instances(model) == before
+        assert torch.equal(model(**batch, pixel_values=images).logits, expected)
+
+
+def test_the_original_llava(rng):
+    model = quantised(original_llava())
+    visionzip(model, K, M)
+    with torch.no_grad():
+        assert model.encode_images(pixels(rng)).shape == (2, TOKENS, model.config.hidden_size)
+    ids = torch.tensor([[1, 5, -200, 7]])
+    answer = model.generate(ids, images=pixels(rng, 1), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert answer.shape == (1, 3)
