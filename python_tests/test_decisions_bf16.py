@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from inputs import BF16, F16, dtype_name
+from inputs import BF16, F16
 from torch import Tensor, nn
 
 import visionzip_ext
