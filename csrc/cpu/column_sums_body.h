@@ -20,24 +20,17 @@ constexpr int kRows = 6;  // 12 accumulators, two keys, one query: 15 of 16 regi
 #endif
 constexpr int kColumns = 2 * kLanes;
 
-static inline float widen_one(const float* x) { return *x; }
-static inline float widen_one(const BFloat16* x) {
-  const uint32_t bits = static_cast<uint32_t>(x->bits) << 16;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-static inline float widen_one(const Half* x) { return load_first(x, 1)[0]; }
+// What the products of queries and keys are made of: units of 4 bytes, kLanes of them in a vector.
 
 // Operands widened to float.
 template <class T>
 struct FloatProduct {
   using Unit = float;
   static int64_t units(int64_t D) { return D; }
-  static Unit unit(const T* x, int64_t i, int64_t /*D*/) { return widen_one(x + i); }
-  static Unit negative(Unit x) { return -x; }
+  // Units from i on of a row x of D channels, zero past the last.
+  static Vec load_row(const T* x, int64_t i, int64_t D) { return load_up_to(x + i, D - i); }
+  static Vec negative(Vec x) { return -x; }
   static inline void multiply_add(Vec& sum, Unit query, Vec keys) { sum += query * keys; }
-  static inline Vec load_units(const Unit* p) { return load(p); }
 };
 
 #if defined(__AVX512BF16__)
@@ -45,17 +38,20 @@ struct FloatProduct {
 struct PairProduct {
   using Unit = uint32_t;
   static int64_t units(int64_t D) { return (D + 1) / 2; }
-  static Unit unit(const BFloat16* x, int64_t i, int64_t D) {
-    const Unit high = 2 * i + 1 < D ? x[2 * i + 1].bits : 0;
-    return x[2 * i].bits | high << 16;
+  static Vec load_row(const BFloat16* x, int64_t i, int64_t D) {
+    uint16_t bits[2 * kLanes] = {};
+    const int64_t left = D - 2 * i;
+    memcpy(bits, x + 2 * i, left < 2 * kLanes ? static_cast<size_t>(left) * 2 : sizeof bits);
+    Vec pairs;
+    memcpy(&pairs, bits, sizeof pairs);
+    return pairs;
   }
-  static Unit negative(Unit x) { return x ^ 0x80008000u; }
-  static inline void multiply_add(Vec& sum, Unit query, __m512i keys) {
+  static Vec negative(Vec x) { return from_bits(bits_of(x) ^ 0x80008000u); }
+  static inline void multiply_add(Vec& sum, Unit query, Vec keys) {
     const __m512i pair = _mm512_set1_epi32(static_cast<int32_t>(query));
     sum = reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(pair),
                                                  reinterpret_cast<__m512bh>(keys)));
   }
-  static inline __m512i load_units(const Unit* p) { return _mm512_loadu_si512(p); }
 };
 #endif
 
@@ -64,7 +60,7 @@ template <class Product>
 struct TileBuffers {
   using Unit = typename Product::Unit;
   Unit* keys;      // (blocks, units, kColumns)
-  Unit* queries;   // (kRows, units)
+  Unit* queries;   // (units, kRows)
   float* logits;   // (kRows, padded)
   int64_t padded;  // S rounded up to kColumns
 
@@ -86,10 +82,17 @@ static size_t column_sum_workspace(int64_t S, int64_t D) {
 template <class T, class Product>
 static void pack_keys(const ColumnSumTask& task, const TileBuffers<Product>& to) {
   const int64_t units = Product::units(task.D);
-  for (int64_t j = 0; j < to.padded; j++) {
-    const T* key = static_cast<const T*>(task.keys) + (j < task.S ? j : task.S - 1) * task.key_stride;
-    auto* out = to.keys + j / kColumns * kColumns * units + j % kColumns;
-    for (int64_t i = 0; i < units; i++) out[i * kColumns] = Product::unit(key, i, task.D);
+  for (int64_t first = 0; first < to.padded; first += kLanes) {
+    auto* out = to.keys + first / kColumns * kColumns * units + first % kColumns;
+    for (int64_t i = 0; i < units; i += kLanes) {
+      Vec keys[kLanes];
+      for (int64_t j = 0; j < kLanes; j++) {
+        const int64_t key = first + j < task.S ? first + j : task.S - 1;
+        keys[j] = Product::load_row(static_cast<const T*>(task.keys) + key * task.key_stride, i, task.D);
+      }
+      transpose(keys);
+      for (int64_t u = 0; u < kLanes && i + u < units; u++) memcpy(out + (i + u) * kColumns, &keys[u], sizeof keys[u]);
+    }
   }
 }
 
@@ -97,25 +100,38 @@ static void pack_keys(const ColumnSumTask& task, const TileBuffers<Product>& to)
 template <class T, class Product>
 static void pack_queries(const ColumnSumTask& task, int64_t row, int64_t rows, const TileBuffers<Product>& to) {
   const int64_t units = Product::units(task.D);
-  for (int64_t r = 0; r < kRows; r++) {
-    const T* query = static_cast<const T*>(task.queries) + (row + (r < rows ? r : 0)) * task.query_stride;
-    for (int64_t i = 0; i < units; i++) {
-      const auto unit = Product::unit(query, i, task.D);
-      to.queries[r * units + i] = task.scale < 0 ? Product::negative(unit) : unit;
+  for (int64_t first = 0; first < kRows; first += kLanes) {
+    const int64_t taken = kRows - first < kLanes ? kRows - first : kLanes;
+    for (int64_t i = 0; i < units; i += kLanes) {
+      Vec queries[kLanes] = {};
+      for (int64_t r = 0; r < taken; r++) {
+        const int64_t query = row + (first + r < rows ? first + r : 0);
+        const T* x = static_cast<const T*>(task.queries) + query * task.query_stride;
+        queries[r] = Product::load_row(x, i, task.D);
+        if (task.scale < 0) queries[r] = Product::negative(queries[r]);
+      }
+      transpose(queries);
+      auto* out = to.queries + i * kRows + first;
+      const size_t bytes = static_cast<size_t>(taken) * sizeof(*out);
+      for (int64_t u = 0; u < kLanes && i + u < units; u++) memcpy(out + u * kRows, &queries[u], bytes);
     }
   }
 }
 
+// A function of its own: where it is inlined, GCC runs out of registers and moves accumulators about (bfloat16, D = 72,
+// one core of an EPYC at 3.7 GHz: 729 x 729 logits of 16 heads took 9.3 ms instead of 8.3, all told).
 template <class Product>
-static inline void multiply_tile(const TileBuffers<Product>& tile, int64_t units, int64_t column, Vec* row_max) {
+__attribute__((noinline)) static void multiply_tile(const TileBuffers<Product>& tile, int64_t units, int64_t column,
+                                                    Vec* row_max) {
   const auto* keys = tile.keys + column * units;
   Vec dot[kRows][2] = {};
   for (int64_t i = 0; i < units; i++) {
-    const auto first = Product::load_units(keys + i * kColumns);
-    const auto second = Product::load_units(keys + i * kColumns + kLanes);
+    Vec first, second;
+    memcpy(&first, keys + i * kColumns, sizeof first);
+    memcpy(&second, keys + i * kColumns + kLanes, sizeof second);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) {
-      const auto query = tile.queries[r * units + i];
+      const auto query = tile.queries[i * kRows + r];
       Product::multiply_add(dot[r][0], query, first);
       Product::multiply_add(dot[r][1], query, second);
     }

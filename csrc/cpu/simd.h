@@ -150,8 +150,42 @@ static inline void store_up_to(T* p, Vec v, int64_t n) {
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
-// The larger; b where either is NaN.
+// The larger, the smaller; b where either is NaN.
+#if defined(__AVX512F__)  // the masked forms, all lanes on: of the others, GCC 12 warns of its own header
+static inline Vec max(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+static inline Vec min(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+#elif defined(__AVX2__)
+static inline Vec max(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+static inline Vec min(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+#else
 static inline Vec max(Vec a, Vec b) { return choose(a > b, a, b); }
+static inline Vec min(Vec a, Vec b) { return choose(a < b, a, b); }
+#endif
+
+// Rows become columns: log2(kLanes) times, row i and row i + kLanes / 2 are interleaved into rows 2 i and 2 i + 1.
+static inline void transpose(Vec (&rows)[kLanes]) {
+  IntVec low, high;
+  for (int lane = 0; lane < kLanes; lane++) {
+    low[lane] = lane / 2 + (lane % 2 ? kLanes : 0);
+    high[lane] = low[lane] + kLanes / 2;
+  }
+  for (int width = 1; width < kLanes; width *= 2) {
+    Vec next[kLanes];
+    for (int i = 0; i < kLanes / 2; i++) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], high);
+    }
+    for (int i = 0; i < kLanes; i++) rows[i] = next[i];
+  }
+}
 
 // Lanes are added in a fixed tree.
 #if defined(__AVX512F__)
@@ -180,8 +214,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 // 1.5 * 2^23; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative minimax, 7.5e-8); the integer
 // is added to the result's exponent.
 static inline Vec exp2(Vec x) {
-  x = max(broadcast(-125.f), x);
-  x = choose(x > broadcast(127.f), broadcast(127.f), x);
+  x = min(broadcast(127.f), max(broadcast(-125.f), x));
   const Vec shifted = x + 12582912.f, f = x - (shifted - 12582912.f);
   Vec p = f * 1.327647245e-03f + 9.675540961e-03f;
   p = p * f + 5.550713092e-02f;
