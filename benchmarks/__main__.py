@@ -16,7 +16,7 @@ from benchmarks import plot, report
 from benchmarks.cases import Case, all_cases, quick_cases
 from benchmarks.environment import environment, load
 from benchmarks.places import RESULTS, slug
-from benchmarks.providers import CUDA_PROVIDERS, Provider, all_providers
+from benchmarks.providers import CPU_PROVIDERS, CUDA_PROVIDERS, Provider, all_providers, is_for
 from benchmarks.runner import Result, Settings, measure, not_measured
 from benchmarks.terminal import Terminal
 from benchmarks.timers import Timer, timer_for
@@ -32,7 +32,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure (default: cpu)")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
-    parser.add_argument("--providers", nargs="+", choices=CUDA_PROVIDERS, help="who is measured (default: everybody)")
+    parser.add_argument(
+        "--providers",
+        nargs="+",
+        choices={**CPU_PROVIDERS, **CUDA_PROVIDERS},
+        help="who is measured (default: everybody)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, for all alike (default: torch's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="per case (default: 3, with cuda 1)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="begin no case after S seconds, and say so")
@@ -68,10 +73,11 @@ def run(
     end = time.monotonic() + limit
     results = []
     for case in terminal.progress(cases):
+        own = {name: provider for name, provider in providers.items() if is_for(name, case, timer.device.type)}
         if time.monotonic() < end:
-            results.append(measure(case, providers, timer, settings))
+            results.append(measure(case, own, timer, settings))
         else:
-            results.append(not_measured(case, providers, "the time limit was reached before"))
+            results.append(not_measured(case, own, "the time limit was reached before"))
     return results
 
 

@@ -5,13 +5,13 @@ A provider is prepared for a case's inputs, which may compile or record a CUDA g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case, Inputs
+from benchmarks.cases import Case, Inputs, packed_images
 
 Function = Callable[[Case, Inputs], Tensor]
 """Computes a case's tokens (B, k + m, C) from its inputs."""
@@ -25,11 +25,16 @@ Provider = Callable[[Case, Inputs], Call]
 def ours(case: Case, inputs: Inputs) -> Tensor:
     """This library's operator."""
     ops, options = torch.ops.visionzip, {"has_cls": case.has_cls, "merge": case.merge}
+    if case.op == "zip_packed":
+        tensors = [inputs[name] for name in ("hidden", "keys", "cu_seqlens")]
+        options |= {"queries": inputs["queries"], "scale": case.scale, "lse": inputs.get("lse")}
+        return ops.zip_packed(*tensors, *case.budgets, group=case.group, max_seqlen=case.S, **options)[0]
     if case.op == "merge":
         return ops.merge(inputs["hidden"], inputs["assignment"], case.k, case.m, merge=case.merge)
     if case.op == "zip_qk":
         hidden, queries, keys = inputs["hidden"], inputs["queries"], inputs["keys"]
-        return ops.zip_qk(hidden, queries, keys, case.k, case.m, scale=case.scale, **options)[0]
+        options |= {"scale": case.scale, "lse": inputs.get("lse")}
+        return ops.zip_qk(hidden, queries, keys, case.k, case.m, **options)[0]
     return ops.zip(inputs["hidden"], inputs["keys"], inputs["attn"], case.k, case.m, **options)[0]
 
 
@@ -42,7 +47,14 @@ def recipe(case: Case, inputs: Inputs) -> Tensor:
     hidden = inputs["hidden"]
     if case.op == "merge":
         return _carry_out(hidden, inputs["assignment"], case.k, case.m)
-    return _compress(hidden, inputs["keys"].mean(1), _kept(case, inputs), case.k, case.m)
+    if case.op == "zip_packed":
+        return torch.cat([recipe(*image)[0] for image in packed_images(case, inputs)])
+    return _compress(hidden, _of_tokens(inputs["keys"].mean(1), case), _kept(case, inputs), case.k, case.m)
+
+
+def _of_tokens(x: Tensor, case: Case) -> Tensor:
+    """The mean over each token's cells: x (B, group * S, *)."""
+    return x.unflatten(1, (case.S, case.group)).mean(2) if case.group > 1 else x
 
 
 def _kept(case: Case, inputs: Inputs) -> Tensor:
@@ -53,7 +65,7 @@ def _kept(case: Case, inputs: Inputs) -> Tensor:
         queries = inputs["queries"][:, :, :1] if case.has_cls else inputs["queries"]
         attn = ((queries * case.scale) @ inputs["keys"].transpose(2, 3)).softmax(-1)
     if not case.has_cls:
-        return attn.mean((1, 2)).topk(case.k, dim=1).indices
+        return _of_tokens(attn.mean((1, 2)), case).topk(case.k, dim=1).indices
     kept = attn[:, :, 0, 1:].sum(1).topk(case.k - 1, dim=1).indices + 1
     return torch.cat([kept.new_zeros(case.B, 1), kept], 1)
 
@@ -138,6 +150,22 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
+def recipe_by_heads(case: Case, inputs: Inputs) -> Tensor:
+    """The recipe, but scored head by head, in memory that stays in a cache: the most that eager code can do.
+
+    Nobody's encoder attends like this. All heads' attention at once is beyond what malloc keeps, so that the recipe
+    spends about half of its time on page faults; this one has none.
+    """
+    if case.op == "zip_packed":
+        return torch.cat([recipe_by_heads(*image)[0] for image in packed_images(case, inputs)])
+    scores = inputs["hidden"].new_zeros(case.B, case.S * case.group, dtype=torch.float32)
+    for b in range(case.B):
+        for query, key in zip(inputs["queries"][b], inputs["keys"][b], strict=True):
+            scores[b] += ((query * case.scale) @ key.T).softmax(-1).mean(0)
+    kept = _of_tokens(scores, case).topk(case.k, dim=1).indices
+    return _compress(inputs["hidden"], _of_tokens(inputs["keys"].mean(1), case), kept, case.k, case.m)
+
+
 def eager(function: Function) -> Provider:
     """The function as it is."""
     return lambda case, inputs: lambda: function(case, inputs)
@@ -183,6 +211,50 @@ def _warm_up(call: Call) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
+def given_lse(function: Function) -> Provider:
+    """The function, given also the log-sum-exp of each row, as the encoder's attention may have computed it."""
+
+    def prepare(case: Case, inputs: Inputs) -> Call:
+        with_lse = {**inputs, "lse": _lse(case, inputs)}
+        return lambda: function(case, with_lse)
+
+    return prepare
+
+
+def _lse(case: Case, inputs: Inputs) -> Tensor:
+    """(B, H, S) float32; of packed images (H, cells)."""
+    if case.op == "zip_packed":
+        return torch.cat([_lse(*image)[0] for image in packed_images(case, inputs)], 1)
+    rows = [(q.float() @ k.float().T * case.scale).logsumexp(-1) for q, k in _heads(inputs)]
+    return torch.stack(rows).unflatten(0, inputs["queries"].shape[:2])
+
+
+def _heads(inputs: Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Queries and keys of each head of each image."""
+    return zip(inputs["queries"].flatten(0, 1), inputs["keys"].flatten(0, 1), strict=True)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A yardstick: the layer's own attention, by SDPA. It computes no tokens, and nothing of it is checked."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    """Queries and keys (B, H, S, D), one pair for each packed image. Keys stand for values as well."""
+    scale: float
+
+    def __call__(self) -> Tensor:
+        """Attend; the last result."""
+        for queries, keys in self.layers:
+            result = torch.nn.functional.scaled_dot_product_attention(queries, keys, keys, scale=self.scale)
+        return result
+
+
+def sdpa(case: Case, inputs: Inputs) -> Call:
+    """The forward pass of the layer's attention, which the encoder has to do anyway."""
+    images = packed_images(case, inputs) if case.op == "zip_packed" else [(case, inputs)]
+    return Attention([(own["queries"], own["keys"]) for _, own in images], case.scale)
+
+
 @dataclass(frozen=True)
 class Copy:
     """A call that computes nothing."""
@@ -202,20 +274,38 @@ def copy(case: Case, inputs: Inputs) -> Call:
     return Copy(source, destination)
 
 
-CPU_PROVIDERS: dict[str, Provider] = {"ours": eager(ours), "recipe": eager(recipe)}
+CPU_PROVIDERS: dict[str, Provider] = {
+    "ours": eager(ours),
+    "ours-lse": given_lse(ours),
+    "recipe": eager(recipe),
+    "by-heads": eager(recipe_by_heads),
+    "compiled": compiled(recipe_by_indices),
+    "sdpa": sdpa,
+}
 
 CUDA_PROVIDERS: dict[str, Provider] = {
     "ours": eager(ours),
     "ours-graph": in_cuda_graph(eager(ours)),
+    "ours-lse": given_lse(ours),
     "recipe": eager(recipe),
     "compiled": compiled(recipe_by_indices),
     "compiled-graph": in_cuda_graph(compiled(recipe_by_indices)),
+    "sdpa": sdpa,
     "copy": copy,
 }
 
-OURS = ("ours", "ours-graph")
+OURS = ("ours", "ours-graph", "ours-lse")
+FOR_ALL_QUERIES = ("ours-lse", "by-heads", "sdpa")
+"""Only where scores come from the attention of all queries; on a CPU `compiled`, which takes a minute, too."""
 
 
 def all_providers(device: str = "cpu") -> dict[str, Provider]:
     """Everybody who is measured on a device."""
     return CUDA_PROVIDERS if device == "cuda" else CPU_PROVIDERS
+
+
+def is_for(name: str, case: Case, device: str = "cpu") -> bool:
+    """Whether a provider is measured on a case."""
+    if name == "compiled":
+        return case.op != "zip_packed" and (device == "cuda" or case.needs_all_queries)
+    return case.needs_all_queries or name not in FOR_ALL_QUERIES

@@ -93,13 +93,19 @@ def _names(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in (*result.timings, *result.failures)))
 
 
+def _time_of(result: Result, name: str) -> str:
+    if name in result.timings:
+        return _with_spread(result.timings[name])
+    return "failed" if name in result.failures else "-"
+
+
 def times(results: Sequence[Result]) -> Table:
     """What each provider took."""
     names = _names(results)
     rows = [
         [
             result.case.name,
-            *(_with_spread(result.timings[name]) if name in result.timings else "failed" for name in names),
+            *(_time_of(result, name) for name in names),
         ]
         for result in results
     ]
