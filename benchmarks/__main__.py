@@ -62,6 +62,7 @@ def why_not(options: argparse.Namespace, cases: list[Case]) -> str | None:
 
 
 def run(
+    device: str,
     cases: list[Case],
     providers: dict[str, Provider],
     timer: Timer,
@@ -73,7 +74,7 @@ def run(
     end = time.monotonic() + limit
     results = []
     for case in terminal.progress(cases):
-        own = {name: provider for name, provider in providers.items() if is_for(name, case, timer.device.type)}
+        own = {name: provider for name, provider in providers.items() if is_for(name, case, device)}
         if time.monotonic() < end:
             results.append(measure(case, own, timer, settings))
         else:
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.providers or name in options.providers
     }
     limit = float("inf") if options.time_limit is None else options.time_limit
-    results = run(cases, providers, timer, settings, limit, terminal)
+    results = run(options.device, cases, providers, timer, settings, limit, terminal)
     tell(results, terminal)
     whole = not (options.quick or options.filter or options.providers)
     output = options.output or (RESULTS / f"{slug(facts['device'])}.json" if whole else None)

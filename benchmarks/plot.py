@@ -12,6 +12,9 @@ COLORS = {
     "compiled": "#dd8a3c",
     "compiled-graph": "#ecc07e",
     "copy": "#8a8a8a",
+    "ours-lse": "#4fd1c5",
+    "by-heads": "#975a16",
+    "sdpa": "#805ad5",
 }
 
 

@@ -306,6 +306,6 @@ def all_providers(device: str = "cpu") -> dict[str, Provider]:
 
 def is_for(name: str, case: Case, device: str = "cpu") -> bool:
     """Whether a provider is measured on a case."""
-    if name == "compiled":
+    if name.startswith("compiled"):
         return case.op != "zip_packed" and (device == "cuda" or case.needs_all_queries)
     return case.needs_all_queries or name not in FOR_ALL_QUERIES

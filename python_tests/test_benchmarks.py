@@ -20,7 +20,7 @@ from benchmarks import plot, report, terminal  # noqa: E402
 from benchmarks.cases import BATCHES, BUDGETS, DTYPES, Case, cpu_cases, cuda_cases, quick_cases  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
 from benchmarks.places import slug  # noqa: E402
-from benchmarks.providers import CPU_PROVIDERS, copy, eager, recipe, recipe_by_indices  # noqa: E402
+from benchmarks.providers import CPU_PROVIDERS, copy, eager, given_lse, is_for, ours, recipe, recipe_by_indices, sdpa  # noqa: E402
 from benchmarks.runner import (  # noqa: E402
     Result,
     Settings,
@@ -66,11 +66,15 @@ def test_the_promised_cases_are_there():
 def test_inputs(case):
     """Repeatable, of the case's dtype, keys transposed as attention has them; softmaxed where attention is given."""
     inputs, again, other = case.inputs(CPU, 1), case.inputs(CPU, 1), case.inputs(CPU, 2)
+    dtypes = {"assignment": torch.int64, "cu_seqlens": torch.int32}
     for name, x in inputs.items():
         assert torch.equal(x, again[name])
-        assert x.dtype == (torch.int64 if name == "assignment" else case.dtype)
+        assert x.dtype == dtypes.get(name, case.dtype)
     assert not torch.equal(inputs["hidden"], other["hidden"])
-    if "keys" in inputs:
+    if case.lengths:
+        assert inputs["cu_seqlens"].diff().tolist() == list(case.lengths)
+        assert len(inputs["keys"]) == case.group * len(inputs["hidden"]) == case.group * sum(case.lengths)
+    elif "keys" in inputs:
         assert inputs["keys"].transpose(1, 2).is_contiguous()
     if "attn" in inputs:
         assert inputs["attn"].shape == (case.B, case.H, case.S, case.S)
@@ -78,13 +82,39 @@ def test_inputs(case):
         torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize(
-    "provider", [*CPU_PROVIDERS.values(), eager(recipe_by_indices)], ids=[*CPU_PROVIDERS, "by-indices"]
-)
+@pytest.mark.parametrize("name", CPU_PROVIDERS)
 @pytest.mark.parametrize("case", FLOAT32, ids=lambda case: case.name)
-def test_providers_are_right(case, provider):
+def test_providers_are_right(case, name):
+    """As the command finds it; each is measured on what it is for, and on nothing else."""
+    own = {name: CPU_PROVIDERS[name]} if is_for(name, case) else {}
+    measured = measure(case, own, small_cache(), BRIEF)
+    assert not measured.failures
+    assert all(timing.rows_right >= 0.9 for timing in measured.timings.values())
+    assert measured.timings.keys() == own.keys()
+
+
+@pytest.mark.parametrize("case", [case for case in FLOAT32 if not case.lengths], ids=lambda case: case.name)
+def test_the_recipe_by_indices_is_right(case):
     inputs = case.inputs(CPU, 0)
-    assert rows_right(provider(case, inputs)(), float64_tokens(case, inputs)) >= 0.9
+    assert rows_right(recipe_by_indices(case, inputs), float64_tokens(case, inputs)) >= 0.9
+
+
+def test_attention_is_that_of_the_layer():
+    """Of packed images each attends to itself."""
+    for case in (case for case in FLOAT32 if case.needs_all_queries):
+        inputs = case.inputs(CPU, 0)
+        call = sdpa(case, inputs)
+        assert len(call.layers) == (len(case.lengths) or 1)
+        queries, keys = call.layers[-1]
+        expected = (queries @ keys.mT * case.scale).softmax(-1) @ keys
+        torch.testing.assert_close(call(), expected)
+
+
+def test_the_log_sum_exp_that_is_given_is_that_of_the_rows():
+    """A wrong one would be seen: the results are right only with the right one."""
+    for case in (case for case in FLOAT32 if case.needs_all_queries):
+        inputs = case.inputs(CPU, 0)
+        torch.testing.assert_close(given_lse(ours)(case, inputs)(), ours(case, inputs))
 
 
 @pytest.mark.parametrize(("k", "m"), [(5, 3), (30, 5), (5, 31), (5, 17), (1, 1), (54, 10)])
