@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from visionzip_ext import _C
 
@@ -105,6 +107,25 @@ def test_an_impossible_wish_is_named(variable, value, message, monkeypatch):
 def test_cpu_gives_whole_images_to_threads_and_shares_the_rest():
     chosen = _C.plan("zip", B=5, **LLAVA, threads=2)
     assert (chosen["whole_images"], chosen["shared_images"]) == (4, 1)
+
+
+def test_cpu_shares_the_one_large_image_and_deals_the_small_ones():
+    """One image forty times another: nobody waits for the thread that has it."""
+    assert _C.divide_packed([1, 40, 1, 1, 1], threads=2) == ([[0, 3], [2, 4]], [1])
+    assert _C.divide_packed([40], threads=2) == ([[], []], [0])
+    assert _C.divide_packed([40], threads=1) == ([[0]], [])
+    assert _C.divide_packed([], threads=2) == ([[], []], [])
+
+
+@given(work=st.lists(st.floats(1, 1e6), max_size=60), threads=st.integers(1, 16))
+def test_cpu_divides_packed_images_evenly(work, threads):
+    """Each image once; no thread has more than 15 % above the mean; what is shared is what is largest."""
+    whole, shared = _C.divide_packed(work, threads=threads)
+    assert sorted([*(i for own in whole for i in own), *shared]) == list(range(len(work)))
+    loads = [sum(work[i] for i in own) for own in whole]
+    assert max(loads) * threads <= 1.15 * sum(loads) * (1 + 1e-9)
+    dealt = [work[i] for own in whole for i in own]
+    assert not shared or not dealt or min(work[i] for i in shared) >= max(dealt)
 
 
 @pytest.mark.parametrize(

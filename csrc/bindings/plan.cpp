@@ -1,8 +1,11 @@
-// _C.plan() and _C.plan_cuda(): what the operators would do with a problem, without doing it.
+// _C.plan(), _C.divide_packed() and _C.plan_cuda(): what the operators would do with a problem, without doing it.
 #include "visionzip/plan.h"
+
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "cuda/zip_plan.h"
@@ -61,6 +64,12 @@ py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H,
   return out;
 }
 
+py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
+  require(threads >= 1, "threads", threads, "1 or more");
+  const Division division = divide_images(work, threads);
+  return py::make_tuple(division.whole, division.shared);
+}
+
 // Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
                    bool has_cls, int32_t element_bytes, int32_t compute_capability, int32_t multiprocessors,
@@ -108,6 +117,9 @@ void bind_plan(py::module_& module) {
       py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true, py::arg("threads") = 1,
       "How the CPU kernels would carry a problem out: the images that a thread works on alone (whole_images) and those "
       "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes.");
+  module.def("divide_packed", &divide_packed, py::arg("work"), py::kw_only(), py::arg("threads"),
+             "How the CPU kernels divide packed images by their work: the images (by number) that each thread works on "
+             "alone, and those that all threads share.");
   module.def(
       "plan_cuda", &plan_cuda, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0,
       py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
