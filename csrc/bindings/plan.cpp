@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "cuda/column_sums_plan.h"
 #include "cuda/zip_plan.h"
 
 namespace visionzip {
@@ -70,6 +71,30 @@ py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
   return py::make_tuple(division.whole, division.shared);
 }
 
+// Stands for tensors that are there.
+const char kPresent = 0;
+
+// The launch that makes column sums of all queries' attention.
+py::dict plan_scoring(const Problem& problem, int32_t element_bytes, const cuda::Gpu& gpu) {
+  cuda::ColumnSumsParams p{};
+  p.images = problem.B;
+  p.S = static_cast<int32_t>(problem.S);
+  p.H = static_cast<int32_t>(problem.H);
+  p.D = static_cast<int32_t>(problem.D);
+  p.wide = true;
+  const cuda::ColumnSumsPlan chosen = cuda::plan_column_sums(p, element_bytes, gpu);
+  py::dict out;
+  out["possible"] = chosen.possible;
+  out["why"] = chosen.why;
+  if (!chosen.possible) return out;
+  out["blocks"] = chosen.blocks;
+  out["threads"] = chosen.threads;
+  out["shared_bytes"] = chosen.shared_bytes;
+  out["sums_bytes"] = chosen.sums_bytes;
+  out["one_pass_tokens"] = p.one_pass_tokens;
+  return out;
+}
+
 // Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
                    bool has_cls, int32_t element_bytes, int32_t compute_capability, int32_t multiprocessors,
@@ -77,10 +102,10 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
   if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
-  const char present = 0;  // stands for tensors that are there
   cuda::ZipParams p{};
-  p.hidden = problem.operation == Operation::kZip ? &present : nullptr;
-  p.queries = problem.source == ScoreSource::kQueryKey ? &present : nullptr;
+  p.hidden = problem.operation == Operation::kZip ? &kPresent : nullptr;
+  const bool from_queries = problem.source == ScoreSource::kQueryKey;
+  p.queries = from_queries && has_cls ? &kPresent : nullptr;
   p.images = B;
   p.S = static_cast<int32_t>(S);
   p.C = static_cast<int32_t>(C);
@@ -91,10 +116,18 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   p.has_cls = has_cls;
   p.wide_keys = true;
   p.attn_heads = p.H;
-  p.attn_rows = has_cls ? 1 : p.S;
+  p.attn_rows = has_cls ? 1 : from_queries ? cuda::kSumChunks : p.S;
   const cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
   const cuda::ZipPlan chosen = cuda::plan_zip(p, element_bytes, gpu, cuda::forced_path(), cuda::forced_team());
   py::dict out;
+  if (from_queries && !has_cls) {
+    out["scoring"] = plan_scoring(problem, element_bytes, gpu);
+    if (!out["scoring"]["possible"].cast<bool>()) {
+      out["path"] = cuda::name_of(cuda::Path::kNone);
+      out["why"] = out["scoring"]["why"];
+      return out;
+    }
+  }
   out["path"] = cuda::name_of(chosen.path);
   out["why"] = chosen.why;
   if (chosen.path == cuda::Path::kNone) return out;
@@ -103,7 +136,7 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   out["threads"] = chosen.threads;
   out["shared_bytes"] = chosen.shared_bytes;
   out["scratch_bytes"] = chosen.scratch_bytes;
-  out["stage_buffers"] = p.stage_buffers;
+  out["staged"] = p.staged;
   out["tile_vectors"] = p.tile_vectors;
   out["rank_counting"] = p.rank_counting;
   return out;
@@ -127,7 +160,8 @@ void bind_plan(py::module_& module) {
       py::arg("shared_bytes") = 232448,
       "How the fused CUDA kernel would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
       "that "
-      "work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. VISIONZIP_PATH and "
+      "work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all queries "
+      "score, 'scoring' says the same of the launch before it, which sums their attention. VISIONZIP_PATH and "
       "VISIONZIP_TEAM force a path and a team, as in the operators.");
 }
 

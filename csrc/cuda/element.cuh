@@ -22,7 +22,8 @@ struct alignas(sizeof(T) * kCount) Pack {
   T element[kCount];
 };
 
+// Elements of 16 bytes.
 template <class T>
-constexpr int kWidePack = 16 / sizeof(T);
+constexpr int kElements = 16 / static_cast<int>(sizeof(T));
 
 }  // namespace visionzip::cuda

@@ -21,8 +21,8 @@ cudaError_t launch_as(const MergeParams& p, cudaStream_t stream, bool backward) 
   const int64_t rows = p.B * (p.k + p.m + backward);
   constexpr int64_t kMostBlocks = 0x7fffffff;
   const auto blocks = static_cast<unsigned>(rows < kMostBlocks ? rows : kMostBlocks);
-  const auto kernel = backward ? (is_wide(p) ? merge_backward_kernel<T, kWidePack<T>> : merge_backward_kernel<T, 1>)
-                               : (is_wide(p) ? merge_kernel<T, kWidePack<T>> : merge_kernel<T, 1>);
+  const auto kernel = backward ? (is_wide(p) ? merge_backward_kernel<T, kElements<T>> : merge_backward_kernel<T, 1>)
+                               : (is_wide(p) ? merge_kernel<T, kElements<T>> : merge_kernel<T, 1>);
   return launch(kernel, {blocks, kMergeThreads}, stream, p);
 }
 

@@ -9,13 +9,13 @@
 #include "element.cuh"
 #include "merge.h"
 #include "ptx.cuh"
+#include "warp.cuh"
 
 namespace visionzip::cuda {
 
 constexpr int kMergeThreads = 128;
 constexpr int kMergeBlocks = 8;  // on a multiprocessor: up to 64 registers a thread, which spills none
 constexpr int kMergeWarps = kMergeThreads / 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <class T, int kCount>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {

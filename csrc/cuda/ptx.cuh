@@ -1,7 +1,11 @@
 // The only file with inline PTX.  Every function has a body for the host, where the kernels run in emulation.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstdint>
+#include <type_traits>
 
 #ifdef VISIONZIP_EMULATION
 #include "emulation/ptx.h"
@@ -30,6 +34,74 @@ __device__ __forceinline__ void copy_async_commit() {}
 template <int kPending>
 __device__ __forceinline__ void copy_async_wait() {}
 #endif
+
+// ---- matrix products of a warp: tensor cores
+// -------------------------------------------------------------------------
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+constexpr __device__ __forceinline__ bool has_matrix_products() { return true; }
+
+// Four 8 x 8 matrices of 16-bit elements from shared memory: lane 8 i + j gives the address of matrix i's row j, and
+// receives of each matrix the two elements from column 2 (lane % 4) on of row lane / 4.
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
+  const auto from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
+// d (16 x 8) += a (16 x 16) b (16 x 8), in float.  a: four 8 x 8 matrices, down the rows first; b: two, transposed.
+// Each as load_matrices leaves them.  d[0], d[1]: row lane / 4, columns 2 (lane % 4) and the next; d[2], d[3]: eight
+// rows further down.
+template <class T>
+__device__ __forceinline__ void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  static_assert(sizeof(T) == 2);
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// The same with a (16 x 8) b (8 x 8).
+template <class T>
+__device__ __forceinline__ void multiply_16x8x8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  static_assert(sizeof(T) == 2);
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(b));
+  } else {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(b));
+  }
+}
+#else  // sm_75 has none for bfloat16; the others' bodies are never reached
+constexpr __device__ __forceinline__ bool has_matrix_products() { return false; }
+__device__ __forceinline__ void load_matrices(uint32_t (&)[4], const void*) {}
+template <class T>
+__device__ __forceinline__ void multiply_16x8x16(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t) {}
+template <class T>
+__device__ __forceinline__ void multiply_16x8x8(float (&)[4], uint32_t, uint32_t, uint32_t) {}
+#endif
+
+// ---- arithmetic
+// -----------------------------------------------------------------------------------------------------
+
+// 2^x to 22 bits; what would be subnormal is zero.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // ---- global memory --------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,6 @@
 namespace visionzip::cuda {
 
 template <class T>
-constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-
-template <class T>
 union Vector16 {
   uint4 raw;
   T element[kElements<T>];

@@ -5,37 +5,29 @@
 
 namespace visionzip::cuda {
 
-constexpr unsigned kWarp = 0xffffffffu;
+constexpr unsigned kAllLanes = 0xffffffffu;
 
-__device__ __forceinline__ int warp_sum(int x) {
+struct Sum {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Max {
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// Over groups of kWidth lanes, every kStride-th; all of them receive the result.
+template <class Operation, int kWidth = 32, int kStride = 1, class T>
+__device__ __forceinline__ T reduce(T x) {
 #pragma unroll
-  for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(kWarp, x, o);
-  return x;
-}
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(kWarp, x, o);
-  return x;
-}
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) x = fmaxf(x, __shfl_xor_sync(kWarp, x, o));
-  return x;
-}
-// Over groups of eight lanes.
-__device__ __forceinline__ float eight_sum(float x) {
-#pragma unroll
-  for (int o = 4; o; o >>= 1) x += __shfl_xor_sync(kWarp, x, o);
-  return x;
-}
-__device__ __forceinline__ float eight_max(float x) {
-#pragma unroll
-  for (int o = 4; o; o >>= 1) x = fmaxf(x, __shfl_xor_sync(kWarp, x, o));
+  for (int o = kWidth / 2 * kStride; o >= kStride; o >>= 1) x = Operation()(x, __shfl_xor_sync(kAllLanes, x, o));
   return x;
 }
 
-// Eight values a lane over groups of eight lanes: lane `sub` of a group receives the group's sum of value `sub`.  Seven
-// shuffles instead of the 24 of eight separate sums.
+// Eight values a lane over groups of eight lanes, every kStride-th: lane number `sub` of a group receives the group's
+// sum of value `sub`.  Seven shuffles instead of the 24 of eight separate sums.
+template <int kStride = 1>
 __device__ __forceinline__ float eight_sums(float (&v)[8], int sub) {
 #pragma unroll
   for (int o = 4; o; o >>= 1) {
@@ -43,7 +35,7 @@ __device__ __forceinline__ float eight_sums(float (&v)[8], int sub) {
 #pragma unroll
     for (int i = 0; i < o; i++) {
       const float send = upper ? v[i] : v[i + o], keep = upper ? v[i + o] : v[i];
-      v[i] = keep + __shfl_xor_sync(kWarp, send, o);
+      v[i] = keep + __shfl_xor_sync(kAllLanes, send, o * kStride);
     }
   }
   return v[0];
@@ -55,10 +47,10 @@ __device__ __forceinline__ T exclusive_scan(T x, int lane, T& total) {
   T sum = x;
 #pragma unroll
   for (int o = 1; o < 32; o <<= 1) {
-    const T lower = __shfl_up_sync(kWarp, sum, o);
+    const T lower = __shfl_up_sync(kAllLanes, sum, o);
     if (lane >= o) sum += lower;
   }
-  total = __shfl_sync(kWarp, sum, 31);
+  total = __shfl_sync(kAllLanes, sum, 31);
   return sum - x;
 }
 

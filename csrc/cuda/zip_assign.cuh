@@ -21,7 +21,7 @@ __device__ __forceinline__ void load_targets(const ZipImage<T, kFromQueries, Tea
       square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
       if (t < count) *reinterpret_cast<float4*>(to + d) = x;
     }
-    square = eight_sum(square);
+    square = reduce<Sum, kGroup>(square);
     const float length = square == 0.f ? 1.f : sqrtf(square);
     for (int d = z.sub * 4; t < count && d < p.Dp; d += 4 * kGroup) {
       float4 x = *reinterpret_cast<const float4*>(to + d);
@@ -66,7 +66,7 @@ __device__ __forceinline__ Best nearest_in_tile(const ZipImage<T, kFromQueries, 
   }
 #pragma unroll
   for (int o = 4; o; o >>= 1) {
-    best = better(best, {__shfl_xor_sync(kWarp, best.similarity, o), __shfl_xor_sync(kWarp, best.target, o)});
+    best = better(best, {__shfl_xor_sync(kAllLanes, best.similarity, o), __shfl_xor_sync(kAllLanes, best.target, o)});
   }
   return best;
 }
@@ -82,7 +82,7 @@ __device__ __forceinline__ void assign_tile(const ZipImage<T, kFromQueries, Team
     const bool exists = local < z.own_tokens;
     const bool wanted = exists && !z.is_kept(token) && z.target_of_rank(token - z.kept_before(token)) < 0;
     Best best{0, kNone};
-    if (__any_sync(kWarp, wanted)) {
+    if (__any_sync(kAllLanes, wanted)) {
       const float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
       best = nearest_in_tile(z, metric, wanted, first, count);
     }

@@ -36,7 +36,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   }
   // Behind this thread's keys: they are on the critical path, hidden is not.
   const bool merges = p.m > 0 && p.hidden;
-  if (merges) tiles.start_first_copies();
+  if (merges) tiles.start_copy();
   __syncthreads();
   z.team.start_wait();
 
@@ -54,7 +54,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
     for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, false);
   }
   if (merges) {
-    tiles.wait_for_oldest();
+    tiles.wait_for_copy();
     if (tiles.count > 0) copy_kept(z, tiles, 0, true);
   }
   if (p.m > 0) {

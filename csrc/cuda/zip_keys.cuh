@@ -81,7 +81,7 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void scale_and_publish(const ZipImage<T, kFromQueries, Team>& z, int local, bool exists,
                                                   float* metric, float largest) {
   constexpr int kPer = kElements<T>;
-  const float scale = inverse_power_of_two(eight_max(largest));
+  const float scale = inverse_power_of_two(reduce<Max, kGroup>(largest));
   const int vectors = (z.p.D + kPer - 1) / kPer;
   for (int v = z.sub; v < vectors; v += kGroup) {
 #pragma unroll

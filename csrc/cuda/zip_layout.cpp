@@ -70,7 +70,7 @@ void lay_out(ZipParams& p, int32_t hidden_element_bytes) {
   at.partial_sums = merging.take(merges ? int64_t{4} * p.most_segments * p.tile_vectors * per_vector : 0);
 
   Carver last((std::max({scoring.end(), targets.end(), merging.end()}) + 127) / 128 * 128);
-  at.stage = last.take(int64_t{16} * p.stage_buffers * S * p.tile_vectors);
+  at.stage = last.take(p.staged ? 16 * S * p.tile_vectors : 0);
   at.total = last.end();
 
   // A counter; the replicated arrays twice (see GridTeam); the metric.

@@ -6,7 +6,8 @@
 
 namespace visionzip::cuda {
 
-// Hidden's channels of this block, in tiles: read from global memory, or from copies that were started at kernel begin.
+// Hidden's channels of this block, in tiles: read from global memory, or all of them, as one tile, from a copy that was
+// started at kernel begin.
 template <class T, bool kFromQueries, class Team>
 class HiddenTiles {
  public:
@@ -20,44 +21,28 @@ class HiddenTiles {
     count = (vectors_ + z.p.tile_vectors - 1) / z.p.tile_vectors;
   }
 
-  // Starts the copy of a tile.  Called by all threads, for tiles that do not exist too: each wait counts groups.
-  __device__ __forceinline__ void start_copy(int tile) {
-    if (!staged()) return;
-    if (tile < count) {
-      const int width = width_of(tile), S = z_.p.S;
-      uint4* to = buffer(tile);
-      const T* from = hidden_ + static_cast<size_t>(first_ + tile * z_.p.tile_vectors) * kPer;
-      for (int x = z_.tid; x < S * width; x += z_.threads) {
-        const int token = x / width, v = x - token * width;
-        ptx::copy_async16(to + static_cast<size_t>(token) * z_.p.tile_vectors + v,
-                          from + token * z_.p.hidden_token + v * kPer);
-      }
+  __device__ __forceinline__ void start_copy() {
+    if (!z_.p.staged) return;
+    const T* from = hidden_ + static_cast<size_t>(first_) * kPer;
+    for (int x = z_.tid; x < z_.p.S * vectors_; x += z_.threads) {
+      const int token = x / vectors_, v = x - token * vectors_;
+      ptx::copy_async16(stage() + static_cast<size_t>(token) * z_.p.tile_vectors + v,
+                        from + token * z_.p.hidden_token + v * kPer);
     }
     ptx::copy_async_commit();
   }
-  __device__ __forceinline__ void start_first_copies() {
-    start_copy(0);
-    if (z_.p.stage_buffers == 2) start_copy(1);
-  }
-  // The oldest tile in flight has landed, for every thread.
-  __device__ __forceinline__ void wait_for_oldest() {
-    if (!staged()) return;
-    if (z_.p.stage_buffers == 2) {
-      ptx::copy_async_wait<1>();
-    } else {
-      ptx::copy_async_wait<0>();
-    }
+  // The copy has landed, for every thread.
+  __device__ __forceinline__ void wait_for_copy() {
+    if (!z_.p.staged) return;
+    ptx::copy_async_wait<0>();
     __syncthreads();
-  }
-  __device__ __forceinline__ void wait_for_all() {
-    if (staged()) ptx::copy_async_wait<0>();
   }
 
   __device__ __forceinline__ int width_of(int tile) const {
     return min(z_.p.tile_vectors, vectors_ - tile * z_.p.tile_vectors);
   }
   __device__ __forceinline__ uint4 load(int tile, int token, int v) const {
-    return staged() ? buffer(tile)[static_cast<size_t>(token) * z_.p.tile_vectors + v] : load_global(tile, token, v);
+    return z_.p.staged ? stage()[static_cast<size_t>(token) * z_.p.tile_vectors + v] : load_global(tile, token, v);
   }
   __device__ __forceinline__ uint4 load_global(int tile, int token, int v) const {
     return ptx::load_once16(hidden_ + token * z_.p.hidden_token + channel(tile, v));
@@ -71,14 +56,10 @@ class HiddenTiles {
  private:
   static constexpr int kPer = kElements<T>;
 
-  __device__ __forceinline__ bool staged() const { return z_.p.stage_buffers > 0; }
   __device__ __forceinline__ int64_t channel(int tile, int v) const {
     return int64_t{first_ + tile * z_.p.tile_vectors + v} * kPer;
   }
-  __device__ __forceinline__ uint4* buffer(int tile) const {
-    const size_t size = static_cast<size_t>(z_.p.S) * z_.p.tile_vectors;
-    return z_.template at<uint4>(z_.p.at.stage) + (tile % z_.p.stage_buffers) * size;
-  }
+  __device__ __forceinline__ uint4* stage() const { return z_.template at<uint4>(z_.p.at.stage); }
 
   const ZipImage<T, kFromQueries, Team>& z_;
   const T* hidden_;
@@ -142,7 +123,7 @@ __device__ __forceinline__ void list_tokens(const ZipImage<T, kFromQueries, Team
     for (int w = 0; w < p.words && place < first_of[t + 1]; w++) {
       const int i = w * 32 + z.lane;
       const bool hit = i < p.S && joined[i] == t;
-      const unsigned hits = __ballot_sync(kWarp, hit);
+      const unsigned hits = __ballot_sync(kAllLanes, hit);
       if (hit) {
         z.template at<uint16_t>(p.at.token_list)[place + __popc(hits & ((1u << z.lane) - 1))] =
             static_cast<uint16_t>(i);
@@ -228,18 +209,13 @@ __device__ __forceinline__ void merge_tokens(const ZipImage<T, kFromQueries, Tea
   list_tokens(z);
   for (int tile = 0; tile < tiles.count; tile++) {
     if (tile > 0) {
-      tiles.wait_for_oldest();
+      __syncthreads();  // the partial sums have been read
       copy_kept(z, tiles, tile, true);
     }
     sum_segments<T>(z, tiles, tile);
     __syncthreads();
     finish_rows<T>(z, tiles, tile);
-    if (tile + 1 < tiles.count) {
-      __syncthreads();  // the partial sums, and this tile's buffer, have been read
-      tiles.start_copy(tile + z.p.stage_buffers);
-    }
   }
-  tiles.wait_for_all();
 }
 
 }  // namespace visionzip::cuda

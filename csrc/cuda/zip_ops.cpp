@@ -1,8 +1,8 @@
 // zip, zip_qk, select and select_qk on CUDA tensors: checks -> parameters -> plan -> launch.
 //
-// The fused kernel does it all in one launch.  Two launches where hidden has another dtype than the keys (decision,
-// then merge).  The decision comes from the reference where the kernel has none: scores of all queries (zip_qk without
-// CLS), and images that do not fit into shared memory.
+// The fused kernel does it all in one launch.  A launch more where all queries score (zip_qk without CLS: their column
+// sums first), and where hidden has another dtype than the keys (decision, then merge).  The decision comes from the
+// reference where there is no plan: images, or heads, that do not fit into shared memory.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "column_sums.h"
 #include "common/checks.h"
 #include "common/layout.h"
 #include "common/library.h"
@@ -43,8 +44,11 @@ struct Call {
   Tensor keys;
   std::optional<Tensor> attn, queries, lse;
   ZipParams params{};
+  ColumnSumsParams sums{};  // where all queries score
   bool has_cls = false;
   double scale = 0;
+
+  bool all_queries_score() const { return queries && !has_cls; }
 };
 
 void describe_keys(Call& call, const Tensor& keys, int64_t k, int64_t m) {
@@ -77,7 +81,41 @@ Call describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k,
   p.attn_row = a.dim() == 4 ? a.stride(2) : 0;
   p.attn_heads = static_cast<int32_t>(a.dim() > 2 ? a.size(1) : 1);
   p.attn_rows = static_cast<int32_t>(a.dim() == 4 && !has_cls ? a.size(2) : 1);
+  p.attn_queries = p.attn_rows;
   return call;
+}
+
+// The attention is the column sums by head and chunk of queries, which take its place: an image's rows as those of any
+// attention matrix, but of more than one query each.
+void describe_column_sums(Call& call) {
+  ZipParams& p = call.params;
+  ColumnSumsParams& c = call.sums;
+  c.queries = p.queries;
+  c.keys = p.keys;
+  c.lse = p.lse;
+  c.query_image = p.query_image;
+  c.query_head = p.query_head;
+  c.query_token = call.queries->stride(2);
+  c.key_image = p.key_image;
+  c.key_head = p.key_head;
+  c.key_token = p.key_token;
+  c.lse_image = p.lse_image;
+  c.lse_head = p.lse_head;
+  c.images = p.images;
+  c.S = p.S;
+  c.H = p.H;
+  c.D = p.D;
+  c.scale = p.scale;
+  c.wide = p.wide_keys && is_wide(*call.queries);
+  p.queries = nullptr;
+  p.lse = nullptr;
+  p.attn_dtype = DType::kFloat32;
+  p.attn_heads = p.H;
+  p.attn_rows = kSumChunks;
+  p.attn_queries = p.S;
+  p.attn_row = p.S;
+  p.attn_head = p.attn_row * p.attn_rows;
+  p.attn_image = p.attn_head * p.attn_heads;
 }
 
 // Queries and keys are taken in one dtype; where theirs differ, both as float32.
@@ -101,6 +139,7 @@ Call describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int6
     p.lse_image = call.lse->stride(0);
     p.lse_head = call.lse->stride(1);
   }
+  if (!has_cls) describe_column_sums(call);
   return call;
 }
 
@@ -120,18 +159,29 @@ Decision decide_by_reference(const Call& call) {
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-ZipPlan plan(Call& call, DType dtype, int32_t device) {
-  Gpu gpu{};
-  check_launch(call.op, describe_gpu(gpu), device);
-  return plan_zip(call.params, static_cast<int32_t>(size_of(dtype)), gpu, forced_path(), forced_team());
+// Launches the kernel of column sums, and makes them the fused kernel's attention.
+void launch_column_sums(Call& call, DType dtype, const ColumnSumsPlan& chosen, int32_t device) {
+  ColumnSumsParams& c = call.sums;
+  call.attn = torch::stable::new_empty(call.keys, {c.images, c.H, kSumChunks, c.S}, ScalarType::Float);
+  c.sums = call.attn->mutable_data_ptr<float>();
+  call.params.attn = c.sums;
+  check_launch(call.op, launch_column_sums(c, dtype, chosen, current_stream(device)), device);
 }
 
 // Launches the fused kernel, with hidden where that is given.  False where no plan fits.
 bool launch_fused(Call& call, const Tensor& indices, const Tensor& assignment, int32_t device) {
   const DType dtype = dtype_of(call.keys);
-  const ZipPlan chosen = plan(call, dtype, device);
-  if (chosen.path == Path::kNone) return false;
+  const auto element_bytes = static_cast<int32_t>(size_of(dtype));
   ZipParams& p = call.params;
+  Gpu gpu{};
+  check_launch(call.op, describe_gpu(gpu), device);
+  const ZipPlan chosen = plan_zip(p, element_bytes, gpu, forced_path(), forced_team());
+  if (chosen.path == Path::kNone) return false;
+  if (call.all_queries_score()) {
+    const ColumnSumsPlan of_sums = plan_column_sums(call.sums, element_bytes, gpu);
+    if (!of_sums.possible) return false;
+    launch_column_sums(call, dtype, of_sums, device);
+  }
   p.indices = indices.mutable_data_ptr<int64_t>();
   p.assignment = assignment.mutable_data_ptr<int64_t>();
   std::optional<Tensor> scratch;

@@ -42,7 +42,7 @@ struct SharedLayout {
   int32_t segments_before;    // int32 (m + 1)
   int32_t target_of_segment;  // uint16 (segments)
   int32_t partial_sums;       // float (segments, tile_vectors, elements of a vector)
-  int32_t stage;              // 16-byte vectors (buffers, S, tile_vectors): hidden
+  int32_t stage;              // 16-byte vectors (S, tile_vectors): hidden
   int32_t total;
 };
 
@@ -60,6 +60,7 @@ struct ZipParams {
   int64_t images;
   int32_t S, C, H, D, k, m;
   int32_t attn_heads, attn_rows;  // 1, 1 for finished scores; H, S for the mean of a matrix
+  int32_t attn_queries;           // that are summed: attn_rows, or S where each row is already a sum of some
   DType attn_dtype;
   MergeMode mode;
   float scale;
@@ -70,7 +71,7 @@ struct ZipParams {
   int32_t block_tokens;   // tokens that a block owns: whole chunks
   int32_t block_vectors;  // 16-byte vectors of channels that a block merges
   int32_t tile_vectors;   // and at a time
-  int32_t stage_buffers;  // copies of hidden's tile in shared memory: 0 (read from global memory), 1 or 2
+  bool staged;            // hidden is copied into shared memory, in one tile; otherwise it is read where it is
   bool rank_counting;     // selection by counting, shared by the team; otherwise by digits, each block for itself
   int32_t Dp;             // D rounded up to 4
   int32_t chunks, words, most_segments;
@@ -84,7 +85,7 @@ struct ZipParams {
 inline int32_t round_up(int32_t x, int32_t unit) { return (x + unit - 1) / unit * unit; }
 
 // Fills in the plan's derived numbers and the layout.  Set before: the problem, team_blocks, tile_vectors (0: all of a
-// block's) and stage_buffers.
+// block's) and staged.
 void lay_out(ZipParams& params, int32_t hidden_element_bytes);
 
 }  // namespace visionzip::cuda

@@ -21,11 +21,11 @@ bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team)
   p.team_blocks = team;
   const bool one_wave = p.images * team <= gpu.multiprocessors;
   const bool may_stage = p.hidden && p.m > 0 && one_wave;
-  for (const int32_t buffers : {1, 0}) {
-    if (buffers && !may_stage) continue;
+  for (const bool staged : {true, false}) {
+    if (staged && !may_stage) continue;
     for (const int32_t tile : {0, 32, 16, 8, 4, 2, 1}) {
-      if (buffers && tile) continue;  // a copy in pieces would wait for each
-      p.stage_buffers = buffers;
+      if (staged && tile) continue;  // a copy in pieces would wait for each
+      p.staged = staged;
       p.tile_vectors = tile;
       lay_out(p, element_bytes);
       if (p.at.total <= gpu.block_shared_bytes) {
@@ -93,7 +93,7 @@ ZipPlan finish(ZipParams& p, const Gpu& gpu, Path path) {
   plan.blocks = p.teams * p.team_blocks;
   plan.scratch_bytes = path == Path::kGrid && p.team_blocks > 1 ? p.teams * p.scratch_of_team : 0;
   plan.why = std::to_string(p.team_blocks) + " blocks an image; hidden " +
-             (p.stage_buffers ? "staged in shared memory" : "read where it is");
+             (p.staged ? "staged in shared memory" : "read where it is");
   return plan;
 }
 
@@ -115,7 +115,6 @@ const char* name_of(Path path) {
 
 ZipPlan plan_zip(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path forced, int32_t team) {
   const auto none = [](const std::string& why) { return ZipPlan{Path::kNone, 0, 0, 0, 0, why}; };
-  if (p.queries && !p.has_cls) return none("scores of all queries have no kernel");
   if (p.S > kMostTokens) return none("S is over " + std::to_string(kMostTokens));
   for (const Path path : paths_to_try(p, gpu)) {
     if (forced != Path::kNone && path != forced) continue;

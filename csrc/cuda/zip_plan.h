@@ -3,16 +3,10 @@
 
 #include <string>
 
+#include "gpu.h"
 #include "zip_params.h"
 
 namespace visionzip::cuda {
-
-// What a plan asks of a GPU.
-struct Gpu {
-  int32_t compute_capability;  // 90 for 9.0
-  int32_t multiprocessors;
-  int32_t block_shared_bytes;  // most dynamic shared memory of a block, opted in
-};
 
 enum class Path : int32_t {
   kNone,     // the problem does not fit: the decision comes from the reference

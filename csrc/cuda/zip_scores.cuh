@@ -35,8 +35,9 @@ __device__ __forceinline__ void score_rows(const ZipImage<T, false, Team>& z) {
   }
 }
 
-// The mean of an attention matrix: a thread adds one column of one head, in blocks of 64 rows, because a plain sum of
-// thousands of small probabilities loses the digits that tell two tokens apart.
+// The mean of an attention matrix, or of its column sums by chunks of queries: a thread adds one column of one head, in
+// blocks of 64 rows, because a plain sum of thousands of small probabilities loses the digits that tell two tokens
+// apart.
 template <class T, class Team>
 __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) {
   const ZipParams& p = z.p;
@@ -59,7 +60,7 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
     float sum = 0;
     for (int h = 0; h < p.attn_heads; h++) sum += head_sums[h * z.own_tokens + x];
-    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(p.attn_rows)));
+    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(p.attn_queries)));
   }
 }
 
@@ -94,12 +95,12 @@ __device__ __forceinline__ void combine_softmax_stats(const ZipImage<T, true, Te
   for (int h = z.warp; h < p.H; h += z.warps) {
     float most = -INFINITY, sum = 0;
     for (int c = z.lane; c < p.chunks; c += 32) most = fmaxf(most, stats[c * p.H + h].x);
-    most = warp_max(most);
+    most = reduce<Max>(most);
     for (int c = z.lane; c < p.chunks; c += 32) {
       const float2 part = stats[c * p.H + h];
       sum = fmaf(part.y, expf(part.x - most), sum);
     }
-    sum = warp_sum(sum);
+    sum = reduce<Sum>(sum);
     if (z.lane == 0) head_stats[h] = make_float2(most, 1.f / sum);
   }
 }

@@ -29,7 +29,7 @@ __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, T
     unsigned byte = 0;
 #pragma unroll
     for (int q = 0; q < 4; q++) {
-      const auto counts = static_cast<unsigned>(warp_sum(static_cast<int>(better[q])));
+      const auto counts = static_cast<unsigned>(reduce<Sum>(static_cast<int>(better[q])));
       byte |= static_cast<unsigned>((counts & 0xffff) < static_cast<unsigned>(p.k)) << (2 * q);
       byte |= static_cast<unsigned>((counts >> 16) < static_cast<unsigned>(p.k)) << (2 * q + 1);
     }
@@ -55,7 +55,7 @@ __device__ __forceinline__ unsigned least_kept_score(const ZipImage<T, kFromQuer
       const unsigned candidate = least | static_cast<unsigned>(digit) << shift;
       int reached = 0;
       for (int j = z.lane; j < p.S; j += 32) reached += scores[j] >= candidate;
-      reached = warp_sum(reached);
+      reached = reduce<Sum>(reached);
       if (z.lane == 0) counts[half + digit] = reached;
     }
     __syncthreads();
@@ -77,16 +77,16 @@ __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries,
   if (z.warp != 0) return;
   int above = 0;
   for (int j = z.lane; j < p.S; j += 32) above += scores[j] > least;
-  const int of_equal = p.k - warp_sum(above);  // so many of those that equal it, by index
+  const int of_equal = p.k - reduce<Sum>(above);  // so many of those that equal it, by index
   int seen = 0;
   for (int w = 0; w < p.words; w++) {
     const int j = w * 32 + z.lane;
     const unsigned score = j < p.S ? scores[j] : 0;
     const bool equal = j < p.S && score == least;
-    const unsigned equals = __ballot_sync(kWarp, equal);
+    const unsigned equals = __ballot_sync(kAllLanes, equal);
     const int before = seen + __popc(equals & ((1u << z.lane) - 1));
     const bool kept = j < p.S && (score > least || (equal && before < of_equal));
-    const unsigned bits = __ballot_sync(kWarp, kept);
+    const unsigned bits = __ballot_sync(kAllLanes, kept);
     seen += __popc(equals);
     if (z.lane == 0) words[w] = bits;
   }

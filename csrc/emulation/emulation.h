@@ -64,6 +64,19 @@ unsigned match_any(unsigned mask, uint64_t bits, Site site);
 enum class Reduction : uint8_t { kAdd, kMin, kMax, kSignedMin, kSignedMax, kAnd, kOr, kXor };
 unsigned reduce(unsigned mask, Reduction how, unsigned value, Site site);
 
+// --- matrix products of a warp, all of whose lanes must call them (compute capability 8.0)
+// --------------------------------------------------------------------------------------
+
+// ldmatrix of four matrices: `row` is one of 16 bytes in shared memory.
+void load_matrices(uint32_t (&to)[4], const void* row, Site site);
+
+// mma: d (16 x 8) += a (16 x depth) b (depth x 8), lanes holding what CUDA says; depth 8 or 16.  Of each element the
+// products are added in ascending order.
+void multiply_matrices(float (&d)[4], const uint32_t* a, const uint32_t* b, int depth, float (*element_of)(uint16_t),
+                       Site site);
+
+int compute_capability();  // 90 for 9.0
+
 // --- clusters
 // ----------------------------------------------------------------------------------------------------------
 

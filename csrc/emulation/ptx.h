@@ -1,7 +1,13 @@
 // The host bodies of csrc/cuda/ptx.cuh.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
 
 #include "emulation.h"
 
@@ -18,6 +24,40 @@ inline void copy_async_commit() { emulation::commit_copies(); }
 template <int kPending>
 void copy_async_wait() {
   emulation::wait_for_copies(kPending);
+}
+
+inline bool has_matrix_products() { return emulation::compute_capability() >= 80; }
+
+inline void load_matrices(uint32_t (&to)[4], const void* row, Site site = Site::current()) {
+  emulation::load_matrices(to, row, site);
+}
+
+template <class T>
+float element_of(uint16_t bits) {
+  if constexpr (std::is_same_v<T, __half>) {
+    __half_raw raw;
+    raw.x = bits;
+    return __half2float(__half(raw));
+  } else {
+    return __uint_as_float(uint32_t{bits} << 16);
+  }
+}
+
+template <class T>
+void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site = Site::current()) {
+  const uint32_t b[2] = {b0, b1};
+  emulation::multiply_matrices(d, a, b, 16, element_of<T>, site);
+}
+
+template <class T>
+void multiply_16x8x8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, Site site = Site::current()) {
+  const uint32_t a[2] = {a0, a1};
+  emulation::multiply_matrices(d, a, &b, 8, element_of<T>, site);
+}
+
+inline float exp2_approximate(float x) {
+  const float y = std::exp2(x);
+  return y < 1.17549435e-38f ? 0.f : y;
 }
 
 inline unsigned load_acquire(const unsigned* p, Site site = Site::current()) {

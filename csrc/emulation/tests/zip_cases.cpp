@@ -61,6 +61,7 @@ cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
   p.key_token = int64_t{c.H} * c.D;
   p.key_head = p.query_head = c.D;
   p.attn_rows = c.from_matrix ? c.S : 1;
+  p.attn_queries = p.attn_rows;
   p.attn_row = c.S;
   p.attn_head = int64_t{p.attn_rows} * c.S;
   p.attn_image = c.H * p.attn_head;

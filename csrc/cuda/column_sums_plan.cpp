@@ -1,0 +1,55 @@
+#include "column_sums_plan.h"
+
+#include <algorithm>
+
+namespace visionzip::cuda {
+
+namespace {
+
+// One pass holds a strip of keys for each warp and two tiles of queries; of two, the first holds a tile of queries for
+// each warp and two strips of keys.
+int64_t shared_bytes(int32_t warps, int32_t channels, int32_t element_bytes) {
+  const int32_t rows = std::max(warps * kStripKeys + 2 * kTileQueries, warps * kTileQueries + 2 * kStripKeys);
+  return int64_t{rows} * row_pitch(channels, element_bytes) + kStatBytes + kHeadBytes;
+}
+
+int32_t strips_of(int32_t S) { return (S + kStripKeys - 1) / kStripKeys; }
+
+// Every block reads all keys of its head, so few, long blocks are best where there are many images: as long as four
+// waves remain, which even out at the end (reasoned, not measured).
+int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu) {
+  int32_t chunks = kSumChunks;
+  while (chunks > 1 && p.images * p.H * (kSumChunks / chunks) < int64_t{4} * gpu.multiprocessors) chunks /= 2;
+  return chunks;
+}
+
+}  // namespace
+
+ColumnSumsPlan plan_column_sums(ColumnSumsParams& p, int32_t element_bytes, const Gpu& gpu) {
+  const auto none = [](const std::string& why) { return ColumnSumsPlan{false, 0, 0, 0, 0, why}; };
+  if (p.D > kMostHeadChannels) return none("D is over " + std::to_string(kMostHeadChannels));
+  int32_t warps = kMostWarps;
+  while (warps > 0 && shared_bytes(warps, p.D, element_bytes) > gpu.block_shared_bytes) warps--;
+  if (warps == 0) {
+    return none("shared memory of " + std::to_string(gpu.block_shared_bytes) +
+                " bytes is too small for D = " + std::to_string(p.D));
+  }
+  p.one_pass_tokens = warps * kStripKeys;
+  p.block_chunks = choose_block_chunks(p, gpu);
+  const int64_t blocks = p.images * p.H * (kSumChunks / p.block_chunks);
+  if (blocks > 0x7fffffff) return none("there are more than 2147483647 blocks");
+  warps = std::min(warps, strips_of(p.S));
+  ColumnSumsPlan plan{};
+  plan.possible = true;
+  plan.blocks = static_cast<int32_t>(blocks);
+  plan.threads = warps * 32;
+  plan.shared_bytes = static_cast<int32_t>(shared_bytes(warps, p.D, element_bytes));
+  plan.sums_bytes = p.images * p.H * kSumChunks * p.S * int64_t{sizeof(float)};
+  plan.why = std::string(p.lse                      ? "log-sum-exp given"
+                         : p.S <= p.one_pass_tokens ? "one pass"
+                                                    : "two passes") +
+             "; " + std::to_string(kSumChunks / p.block_chunks) + " blocks a head";
+  return plan;
+}
+
+}  // namespace visionzip::cuda
