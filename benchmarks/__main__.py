@@ -132,8 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
     tell(results, terminal)
     whole = not (options.quick or options.filter or options.providers)
     output = options.output or (RESULTS / f"{slug(facts['device'])}.json" if whole else None)
+    content = report.as_json(results, settings, facts)
+    if whole and options.device == "cpu" and options.time_limit is None:
+        from benchmarks import encoder  # needs transformers
+
+        content["encoder"] = [cost.as_json() for cost in encoder.measure_all(encoder.encoder_cases(), terminal)]
     if output:
-        write(report.as_json(results, settings, facts), output, terminal)
+        write(content, output, terminal)
     wrong = report.wrong(results)
     for name in wrong:
         terminal.say(f"wrong result: {name}", style="red")

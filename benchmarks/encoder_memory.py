@@ -1,0 +1,59 @@
+"""How much memory an encoder takes for one call: in a process of its own, whose high-water mark the kernel keeps.
+
+That counts everything: tensors, what libraries allocate, fragmentation. The C library is told to give memory back as
+soon as it is free, so that what an earlier call left does not hide what this one takes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.encoder_providers import PROVIDERS, EncoderCase, encoder_cases, quick_encoder_cases
+from benchmarks.places import ROOT
+
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "MALLOC_TRIM_THRESHOLD_": str(128 << 10)}
+PROCESS = Path("/proc/self")
+
+
+def peak_bytes(case: EncoderCase, provider: str) -> int:
+    """By how much a call lets the process grow at most, the encoder's weights and its inputs not counted.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, "-m", "benchmarks.encoder_memory", case.name, provider, str(torch.get_num_threads())]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | GIVE_BACK, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{case.name}, {provider}: {done.stderr.strip().splitlines()[-1:]}")
+    return int(done.stdout)
+
+
+def _status(field: str) -> int:
+    """A size in bytes from the process's status."""
+    return int(re.search(rf"^{field}:\s+(\d+) kB", (PROCESS / "status").read_text(), re.MULTILINE).group(1)) << 10
+
+
+@torch.no_grad()
+def _measure(case: EncoderCase, provider: str) -> int:
+    call = PROVIDERS[provider](case, case.encoder())
+    call(case.pixels(1))  # threads, lazily loaded code
+    gc.collect()
+    pixels = case.pixels(case.tiles)
+    (PROCESS / "clear_refs").write_text("5")  # sets the mark to what there is now
+    before = _status("VmRSS")
+    call(pixels)
+    return _status("VmHWM") - before
+
+
+if __name__ == "__main__":
+    name, provider, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    (case,) = (case for case in encoder_cases() + quick_encoder_cases() if case.name == name)
+    print(_measure(case, provider))
