@@ -11,6 +11,8 @@ from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
 from packed import CARRYING_PACKED, MIXES, PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
 from test_ops_layouts import LAYOUTS
 
+from visionzip_ext import _fallback, packed_reference
+
 OPS_AND_SOURCES = pytest.mark.parametrize(
     ("op", "source"),
     [(op, source) for op in PACKED_OPS for source in (("none",) if op in CARRYING_PACKED else SOURCES)],
@@ -213,6 +215,15 @@ def test_a_decision_is_carried_out_on_another_tensor(backend, rng):
     carried = {"x": call.tensors["hidden"], "assignment": assignment, "cu_seqlens": call.tensors["cu_seqlens"]}
     again = PackedCall("merge_packed", carried, call.k, call.m, {"merge": "residual"})
     assert torch.equal(again.on(backend)[0], tokens)
+
+
+@pytest.mark.parametrize("mix", [MIXES[3], MIXES[7]], ids=str)
+@OPS_AND_SOURCES
+def test_devices_without_a_kernel_take_the_reference(rng, op, source, mix):
+    """The fallback adds checks, and gives what the reference gives."""
+    call = random_packed_call(op, rng, mix, source=source)
+    fallback = getattr(_fallback, f"_{op}")(*call.args, **call.kwargs)
+    torch.testing.assert_close(fallback, getattr(packed_reference, op)(*call.args, **call.kwargs))
 
 
 @st.composite

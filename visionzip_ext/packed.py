@@ -1,5 +1,8 @@
 """The operators on packed images: several of different sizes in one call, as packed encoders produce them.
 
+Source: VisionZip (arXiv 2412.04467), Algorithms 1-3, for each image. Dtypes, layouts and errors: as in
+`visionzip_ext.ops`.
+
 The tokens of all images lie one after another in one tensor of T tokens, without padding; cu_seqlens, int32 (n + 1) on
 the tensors' device, says where each begins: image i is tokens cu_seqlens[i] up to cu_seqlens[i + 1]. Neither attention
 nor merging crosses a boundary: an image gives the same bits whatever lies beside it, and those that `zip`, `zip_qk`,

@@ -1,5 +1,5 @@
 // The CPU kernels as one table for each instruction set.  They work on a part of one image; who runs which part, and in
-// how many threads, is the drivers' affair (decision.cpp, merging.cpp), and no result depends on it.
+// how many threads, is the drivers' affair (image.cpp, execute.cpp), and no result depends on it.
 #pragma once
 
 #include "visionzip/types.h"
