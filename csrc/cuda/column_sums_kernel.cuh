@@ -21,7 +21,7 @@ constexpr float kLeastFactor = 1.17549435e-38f;  // not zero, which -inf, of a k
 // One head of one sequence, and the block's chunks of it.  It lies in shared memory: registers are for the logits.
 struct Head {
   int64_t queries, keys, lse, sums;  // where they begin: of pointers the compiler would not know to which memory
-  int S, strips, chunk_tiles, first_chunk, end_chunk, end_tile;
+  int S, strips, chunk_tiles, first_chunk, end_chunk, end_tile, row_blocks;
   float factor;  // of logits, as exponents of two
 
   __device__ __forceinline__ void find(const ColumnSumsParams& p) {
@@ -43,6 +43,7 @@ struct Head {
     first_chunk = part * p.block_chunks;
     end_chunk = first_chunk + p.block_chunks;
     end_tile = min(tiles, end_chunk * chunk_tiles);
+    row_blocks = (chunk_tiles * kTileQueries + kRowBlock - 1) / kRowBlock;
     factor = fmaxf(fabsf(p.scale) * kLog2E, kLeastFactor);
   }
 };
@@ -286,18 +287,18 @@ __device__ __forceinline__ void sum_columns(const HeadSums<T, kChannels>& z, int
 template <class T, int kChannels>
 __device__ __forceinline__ void sum_in_two_passes(const HeadSums<T, kChannels>& z) {
   for (int chunk = z.head.first_chunk; chunk < z.head.end_chunk; chunk++) {
-    const int begin = chunk * z.head.chunk_tiles * kTileQueries;
-    const int end = min(z.head.S, begin + z.head.chunk_tiles * kTileQueries);
-    // A chunk without queries has sums as well.
-    for (int first = begin; first < end || first == begin; first += kRowBlock) {
-      const int stop = min(end, first + kRowBlock);
+    // One block of rows at least: a chunk without queries has sums as well.
+    for (int block = 0; block < z.head.row_blocks; block++) {
+      const int chunk_queries = z.head.chunk_tiles * kTileQueries, offset = block * kRowBlock;
+      const int first = chunk * chunk_queries + offset;
+      const int end = min(z.head.S, first + min(kRowBlock, chunk_queries - offset));
       if (z.p.lse) {
-        take_stats(z, first, stop);
+        take_stats(z, first, end);
       } else {
-        find_stats(z, first, stop);
+        find_stats(z, first, end);
       }
       __syncthreads();  // the statistics; and the strips have been read
-      sum_columns(z, chunk, first, stop, first > begin);
+      sum_columns(z, chunk, first, end, block > 0);
     }
   }
 }
