@@ -52,6 +52,12 @@ def test_column_sums_of_every_architecture(architecture):
     _drive("plain", "column_sums", VISIONZIP_EMULATION_ARCH=str(architecture))
 
 
+def test_column_sums_of_a_long_sequence():
+    """Longer than a block holds statistics for; without a checker, with which it would take minutes."""
+    emulation.build("kernel_driver_plain")
+    _drive("plain", "long_column_sums")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=dtype_name)

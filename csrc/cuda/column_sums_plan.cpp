@@ -49,7 +49,7 @@ ColumnSumsPlan plan_column_sums(ColumnSumsParams& p, int32_t element_bytes, cons
   plan.threads = warps * 32;
   plan.shared_bytes = static_cast<int32_t>(shared_bytes(warps, p.D, element_bytes));
   plan.sums_bytes = p.images * p.H * kSumChunks * p.S * int64_t{sizeof(float)};
-  plan.why = std::string(name_of_path(p)) + "; " + std::to_string(kSumChunks / p.block_chunks) + " blocks a head";
+  plan.why = std::string(name_of_path(p)) + "; blocks a head: " + std::to_string(kSumChunks / p.block_chunks);
   return plan;
 }
 
