@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 
 FLAVOURS = ("plain", "sanitized", "races")
 SEEDS = (0, 1, 2, 3)
-CHECKS = ("warps", "grid", "clusters", "cooperation", "copies", "limits")
+CHECKS = ("warps", "grid", "clusters", "cooperation", "copies", "limits", "matrices")
 FAULTS_SOURCE = emulation.ROOT / "csrc" / "emulation" / "tests" / "faults.cu"
 
 WRONG = "wrong result"
@@ -57,6 +57,10 @@ FAULTS = (
     _always("shuffle_from_absent_lane", ", which does not take part"),
     _always("divergent_collective", "divergent warp collective: other lanes of its mask wait at "),
     _always("left_before_collective", "a lane leaves the kernel while others of mask 0xffffffff wait for it"),
+    _always("misaligned_matrix", "misaligned address: not a multiple of 16"),
+    _always("matrix_not_shared", "ldmatrix: the row is not in this block's shared memory"),
+    _race("matrix_read_too_early"),
+    _always("product_without_all_lanes", "a lane leaves the kernel while others of mask 0xffffffff wait for it"),
     Fault("dynamic_shared_too_small", sanitized="AddressSanitizer: heap-buffer-overflow"),
     Fault("shared_array_too_small", sanitized="index 64 out of bounds"),
     Fault("global_too_small", sanitized="AddressSanitizer: heap-buffer-overflow"),

@@ -234,7 +234,7 @@ def test_planted_spill_outside_loops_is_found():
 
 @pytest.mark.parametrize(
     ("loop", "check"),
-    list(enumerate(["key loads", "hidden copies", "hidden rows", "hidden rows", "metric loads", "clusters"])),
+    list(enumerate(["key loads", "row copies", "hidden rows", "hidden rows", "metric loads", "clusters"])),
 )
 def test_loop_that_is_missing_is_found(loop, check):
     assert found(FUSED[:loop] + FUSED[loop + 1 :]) == [check]

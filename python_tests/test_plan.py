@@ -41,7 +41,7 @@ def test_llava_runs_fused_on_every_gpu(gpu, op, batch):
 
 def test_hopper_takes_a_cluster_of_sixteen_for_one_image():
     chosen = plan("h200", "zip_qk")
-    assert (chosen["path"], chosen["team_blocks"], chosen["stage_buffers"]) == ("cluster", 16, 1)
+    assert (chosen["path"], chosen["team_blocks"], chosen["staged"]) == ("cluster", 16, True)
 
 
 def test_clusters_stay_within_what_the_gpu_has():
@@ -73,12 +73,58 @@ def test_hopper_holds_8192_tokens(op):
     [
         ({"S": 70_000}, "S is over 65535"),
         ({"S": 40_000}, "shared memory of 232448 bytes is too small"),
-        ({"op": "zip_qk", "has_cls": False}, "scores of all queries have no kernel"),
+        ({"op": "zip_qk", "has_cls": False, "D": 300}, "D is over 256"),
+        ({"op": "zip_qk", "has_cls": False, "S": 70_000}, "S is over 65535"),
     ],
 )
 def test_a_problem_without_a_kernel_says_why(problem, why):
     chosen = plan("h200", **problem)
     assert (chosen["path"], chosen["why"]) == ("none", why)
+
+
+def test_heads_too_large_for_the_gpu_say_why():
+    chosen = plan("turing", "select_qk", has_cls=False, D=256, element_bytes=4)
+    assert (chosen["path"], chosen["why"]) == ("none", "shared memory of 65536 bytes is too small for D = 256")
+
+
+SIGLIP = {"S": 729, "C": 1152, "H": 16, "D": 72, "has_cls": False}
+
+
+@pytest.mark.parametrize("batch", [1, 5, 160])
+@pytest.mark.parametrize("element_bytes", [2, 4])
+@pytest.mark.parametrize("op", ["zip_qk", "select_qk"])
+@pytest.mark.parametrize("gpu", GPUS)
+def test_siglip_is_scored_on_every_gpu(gpu, op, element_bytes, batch):
+    chosen = plan(gpu, op, B=batch, element_bytes=element_bytes, **SIGLIP)
+    assert chosen["path"] != "none"
+    scoring = chosen["scoring"]
+    assert scoring["shared_bytes"] <= GPUS[gpu][2]
+    assert scoring["threads"] % 32 == 0
+    assert scoring["threads"] <= 512
+    assert scoring["sums_bytes"] == batch * 16 * 8 * 729 * 4
+    assert scoring["blocks"] in {batch * 16 * blocks for blocks in (1, 2, 4, 8)}
+
+
+@pytest.mark.parametrize(("gpu", "passes"), [("h200", "one pass"), ("a100", "one pass"), ("turing", "two passes")])
+def test_siglip_takes_one_pass_where_its_keys_fit(gpu, passes):
+    assert plan(gpu, "zip_qk", **SIGLIP)["scoring"]["why"].startswith(passes)
+
+
+def test_the_passes_are_a_matter_of_the_length_alone():
+    """Not of the batch: the same image must give the same bits."""
+    sizes = [(1, 729), (64, 729), (1, 100), (7, 3000)]
+    plans = [plan("ada", "zip_qk", **{**SIGLIP, "B": B, "S": S})["scoring"] for B, S in sizes]
+    assert len({scoring["one_pass_tokens"] for scoring in plans}) == 1
+
+
+def test_large_batches_are_scored_by_fewer_blocks_a_head():
+    few, many = (plan("h200", "zip_qk", **SIGLIP, B=B)["scoring"]["why"] for B in (1, 160))
+    assert (few, many) == ("one pass; blocks a head: 8", "one pass; blocks a head: 1")
+
+
+def test_only_all_queries_scores_need_a_launch():
+    assert "scoring" not in plan("h200", "zip_qk")
+    assert "scoring" not in plan("h200", "zip", has_cls=False)
 
 
 @pytest.mark.parametrize("path", ["cluster", "grid", "block"])

@@ -19,12 +19,9 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLeastFactor = 1.17549435e-38f;  // not zero, which -inf, of a key that does not exist, times is NaN
 
 // One head of one sequence, and the block's chunks of it.  It lies in shared memory: registers are for the logits.
-template <class T>
 struct Head {
-  const T *queries, *keys;
-  const float* lse;
-  float* sums;
-  int S, strips, tiles, chunk_tiles, first_chunk, end_chunk;
+  int64_t queries, keys, lse, sums;  // where they begin: of pointers the compiler would not know to which memory
+  int S, strips, chunk_tiles, first_chunk, end_chunk, end_tile, row_blocks;
   float factor;  // of logits, as exponents of two
 
   __device__ __forceinline__ void find(const ColumnSumsParams& p) {
@@ -36,15 +33,17 @@ struct Head {
     const auto begins = [&](int64_t of_image, int64_t of_token) {
       return p.cu_seqlens ? first_token * of_token : image * of_image;
     };
-    queries = static_cast<const T*>(p.queries) + begins(p.query_image, p.query_token) + h * p.query_head;
-    keys = static_cast<const T*>(p.keys) + begins(p.key_image, p.key_token) + h * p.key_head;
-    lse = p.lse ? p.lse + begins(p.lse_image, 1) + h * p.lse_head : nullptr;
-    sums = p.sums + kSumChunks * (first_token * p.H + int64_t{h} * S);
+    queries = begins(p.query_image, p.query_token) + h * p.query_head;
+    keys = begins(p.key_image, p.key_token) + h * p.key_head;
+    lse = begins(p.lse_image, 1) + h * p.lse_head;
+    sums = kSumChunks * (first_token * p.H + int64_t{h} * S);
     strips = (S + kStripKeys - 1) / kStripKeys;
-    tiles = (S + kTileQueries - 1) / kTileQueries;
+    const int tiles = (S + kTileQueries - 1) / kTileQueries;
     chunk_tiles = (tiles + kSumChunks - 1) / kSumChunks;
     first_chunk = part * p.block_chunks;
     end_chunk = first_chunk + p.block_chunks;
+    end_tile = min(tiles, end_chunk * chunk_tiles);
+    row_blocks = (chunk_tiles * kTileQueries + kRowBlock - 1) / kRowBlock;
     factor = fmaxf(fabsf(p.scale) * kLog2E, kLeastFactor);
   }
 };
@@ -52,12 +51,12 @@ struct Head {
 // What the parts of the kernel share.
 template <class T, int kChannels>
 struct HeadSums {
-  static_assert(sizeof(Head<T>) <= kHeadBytes);
+  static_assert(sizeof(Head) <= kHeadBytes);
 
   __device__ __forceinline__ explicit HeadSums(const ColumnSumsParams& params)
       : p(params),
         shape(params),
-        head(*reinterpret_cast<Head<T>*>(dynamic_shared())),
+        head(*reinterpret_cast<Head*>(dynamic_shared())),
         stats(reinterpret_cast<float2*>(dynamic_shared() + kHeadBytes)),
         rows(reinterpret_cast<T*>(dynamic_shared() + kHeadBytes + kStatBytes)),
         lane(static_cast<int>(threadIdx.x) % 32),
@@ -90,10 +89,10 @@ struct HeadSums {
     ptx::copy_async_commit();
   }
   __device__ __forceinline__ void load_queries(T* to, int first, int n) const {
-    load_rows(to, head.queries, p.query_token, first, n);
+    load_rows(to, static_cast<const T*>(p.queries) + head.queries, p.query_token, first, n);
   }
   __device__ __forceinline__ void load_keys(T* to, int first, int n) const {
-    load_rows(to, head.keys, p.key_token, first, n);
+    load_rows(to, static_cast<const T*>(p.keys) + head.keys, p.key_token, first, n);
   }
   // Rows that were loaded have landed, for every thread.
   __device__ __forceinline__ void wait_for_rows() const {
@@ -114,7 +113,7 @@ struct HeadSums {
 
   // The sums of a chunk for the keys of this warp's strip.  adds: to those of the chunk's earlier queries.
   __device__ __forceinline__ void store_columns(Columns& columns, int chunk, int first_key, bool adds) const {
-    float* to = head.sums + int64_t{chunk} * head.S + first_key;
+    float* to = p.sums + head.sums + int64_t{chunk} * head.S + first_key;
 #pragma unroll
     for (int part = 0; part < kLaneKeys / 8; part++) {
       const float sum = eight_sums<4>(columns[part], lane / 4);
@@ -125,7 +124,7 @@ struct HeadSums {
 
   const ColumnSumsParams& p;
   const RowShape<T, kChannels> shape;
-  Head<T>& head;
+  Head& head;
   float2* const stats;
   T* const rows;
   const int lane;
@@ -137,8 +136,7 @@ struct HeadSums {
 // From the statistics of all strips: what this lane's exponentials of query r are to be multiplied by to be
 // probabilities.  The four lanes of a query take every fourth strip.
 template <class T, int kChannels>
-__device__ __forceinline__ float weight_of(const HeadSums<T, kChannels>& z, const float2* stats, int r,
-                                           float strip_max) {
+__device__ __forceinline__ float weight_of(const HeadSums<T, kChannels>& z, const float2* stats, int r) {
   const float2* of_query = stats + query_of(z.lane, r) * kStatPitch;
   float2 part[kMostWarps / 4];
   float most = -INFINITY, sum = 0;
@@ -153,7 +151,7 @@ __device__ __forceinline__ float weight_of(const HeadSums<T, kChannels>& z, cons
   for (int i = 0; i < kMostWarps / 4; i++) {
     if (i * 4 + z.lane % 4 < z.head.strips) sum = fmaf(part[i].y, ptx::exp2_approximate(part[i].x - most), sum);
   }
-  return __fdividef(ptx::exp2_approximate(strip_max - most), reduce<Sum, 4>(sum));
+  return __fdividef(ptx::exp2_approximate(of_query[z.warp].x - most), reduce<Sum, 4>(sum));
 }
 
 // Two buffers for tiles, and two for their statistics, so that one barrier a tile suffices: a buffer is written again
@@ -162,7 +160,6 @@ template <class T, int kChannels>
 __device__ __forceinline__ void sum_in_one_pass(const HeadSums<T, kChannels>& z) {
   const int first_key = z.warp * kStripKeys;
   const bool owns_keys = z.warp < z.head.strips;
-  const int end_tile = min(z.head.tiles, z.head.end_chunk * z.head.chunk_tiles);
   T* strips = z.row(2 * kTileQueries);
   z.load_keys(strips, 0, z.head.strips * kStripKeys);
   z.load_queries(z.row(0), z.head.first_chunk * z.head.chunk_tiles * kTileQueries, kTileQueries);
@@ -170,30 +167,30 @@ __device__ __forceinline__ void sum_in_one_pass(const HeadSums<T, kChannels>& z)
   int buffer = 0;
   for (int chunk = z.head.first_chunk; chunk < z.head.end_chunk; chunk++) {
     Columns columns = {};
-    const int end = min(end_tile, (chunk + 1) * z.head.chunk_tiles);
+    const int end = min(z.head.end_tile, (chunk + 1) * z.head.chunk_tiles);
     for (int tile = chunk * z.head.chunk_tiles; tile < end; tile++, buffer ^= 1) {
       const int first_query = tile * kTileQueries;
-      if (tile + 1 < end_tile)
+      if (tile + 1 < z.head.end_tile) {
         z.load_queries(z.row((buffer ^ 1) * kTileQueries), first_query + kTileQueries, kTileQueries);
+      }
       float2* stats = z.stats + buffer * kTileQueries * kStatPitch;
       Logits x;
-      float strip_max[kLaneQueries];
       if (owns_keys) {
         z.form_logits(x, z.row(buffer * kTileQueries), strips + first_key * z.shape.pitch());
         z.mask_past_end(x, first_key);
 #pragma unroll
         for (int r = 0; r < kLaneQueries; r++) {
-          strip_max[r] = max_of_query(x, r) * z.head.factor;
-          exponentiate(x, r, z.head.factor, shift_of(strip_max[r]));
+          const float most = max_of_query(x, r) * z.head.factor;
+          exponentiate(x, r, z.head.factor, shift_of(most));
           const float sum = reduce<Sum, 4>(sum_of_query(x, r));
-          if (z.lane % 4 == 0) stats[query_of(z.lane, r) * kStatPitch + z.warp] = make_float2(strip_max[r], sum);
+          if (z.lane % 4 == 0) stats[query_of(z.lane, r) * kStatPitch + z.warp] = make_float2(most, sum);
         }
       }
       z.wait_for_rows();
       if (owns_keys) {
 #pragma unroll
         for (int r = 0; r < kLaneQueries; r++) {
-          const float weight = weight_of(z, stats, r, strip_max[r]);
+          const float weight = weight_of(z, stats, r);
           add_columns(columns, x, r, first_query + query_of(z.lane, r) < z.head.S ? weight : 0.f);
         }
       }
@@ -251,7 +248,7 @@ __device__ __forceinline__ void find_stats(const HeadSums<T, kChannels>& z, int 
 template <class T, int kChannels>
 __device__ __forceinline__ void take_stats(const HeadSums<T, kChannels>& z, int first, int end) {
   for (int query = first + static_cast<int>(threadIdx.x); query < end; query += static_cast<int>(blockDim.x)) {
-    z.stats[query - first] = make_float2(z.head.lse[query] * kLog2E, 1.f);
+    z.stats[query - first] = make_float2(z.p.lse[z.head.lse + query] * kLog2E, 1.f);
   }
 }
 
@@ -290,18 +287,18 @@ __device__ __forceinline__ void sum_columns(const HeadSums<T, kChannels>& z, int
 template <class T, int kChannels>
 __device__ __forceinline__ void sum_in_two_passes(const HeadSums<T, kChannels>& z) {
   for (int chunk = z.head.first_chunk; chunk < z.head.end_chunk; chunk++) {
-    const int begin = chunk * z.head.chunk_tiles * kTileQueries;
-    const int end = min(z.head.S, begin + z.head.chunk_tiles * kTileQueries);
-    // A chunk without queries has sums as well.
-    for (int first = begin; first < end || first == begin; first += kRowBlock) {
-      const int stop = min(end, first + kRowBlock);
-      if (z.head.lse) {
-        take_stats(z, first, stop);
+    // One block of rows at least: a chunk without queries has sums as well.
+    for (int block = 0; block < z.head.row_blocks; block++) {
+      const int chunk_queries = z.head.chunk_tiles * kTileQueries, offset = block * kRowBlock;
+      const int first = chunk * chunk_queries + offset;
+      const int end = min(z.head.S, first + min(kRowBlock, chunk_queries - offset));
+      if (z.p.lse) {
+        take_stats(z, first, end);
       } else {
-        find_stats(z, first, stop);
+        find_stats(z, first, end);
       }
       __syncthreads();  // the statistics; and the strips have been read
-      sum_columns(z, chunk, first, stop, first > begin);
+      sum_columns(z, chunk, first, end, block > 0);
     }
   }
 }
@@ -310,7 +307,7 @@ template <class T, int kChannels>
 __global__ void __launch_bounds__(kMostWarps * 32, 1) column_sums_kernel(const __grid_constant__ ColumnSumsParams p) {
   const HeadSums<T, kChannels> z(p);
   if (z.head.S <= 0) return;
-  if (!z.head.lse && z.head.S <= p.one_pass_tokens) {
+  if (!z.p.lse && z.head.S <= p.one_pass_tokens) {
     sum_in_one_pass(z);
   } else {
     sum_in_two_passes(z);

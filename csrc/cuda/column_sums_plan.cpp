@@ -13,14 +13,18 @@ int64_t shared_bytes(int32_t warps, int32_t channels, int32_t element_bytes) {
   return int64_t{rows} * row_pitch(channels, element_bytes) + kStatBytes + kHeadBytes;
 }
 
-int32_t strips_of(int32_t S) { return (S + kStripKeys - 1) / kStripKeys; }
-
-// Every block reads all keys of its head, so few, long blocks are best where there are many images: as long as four
-// waves remain, which even out at the end (reasoned, not measured).
-int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu) {
+// Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as four
+// waves remain, which even out at the end (reasoned, not measured).  A multiprocessor has registers for kMostWarps.
+int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu, int32_t warps) {
+  const int64_t enough = int64_t{4} * gpu.multiprocessors * (kMostWarps / warps);
   int32_t chunks = kSumChunks;
-  while (chunks > 1 && p.images * p.H * (kSumChunks / chunks) < int64_t{4} * gpu.multiprocessors) chunks /= 2;
+  while (chunks > 1 && p.images * p.H * (kSumChunks / chunks) < enough) chunks /= 2;
   return chunks;
+}
+
+const char* name_of_path(const ColumnSumsParams& p) {
+  if (p.lse) return "log-sum-exp given";
+  return p.S <= p.one_pass_tokens ? "one pass" : "two passes";
 }
 
 }  // namespace
@@ -35,20 +39,17 @@ ColumnSumsPlan plan_column_sums(ColumnSumsParams& p, int32_t element_bytes, cons
                 " bytes is too small for D = " + std::to_string(p.D));
   }
   p.one_pass_tokens = warps * kStripKeys;
-  p.block_chunks = choose_block_chunks(p, gpu);
+  warps = std::clamp((p.S + kStripKeys - 1) / kStripKeys, 1, warps);
+  p.block_chunks = choose_block_chunks(p, gpu, warps);
   const int64_t blocks = p.images * p.H * (kSumChunks / p.block_chunks);
   if (blocks > 0x7fffffff) return none("there are more than 2147483647 blocks");
-  warps = std::min(warps, strips_of(p.S));
   ColumnSumsPlan plan{};
   plan.possible = true;
   plan.blocks = static_cast<int32_t>(blocks);
   plan.threads = warps * 32;
   plan.shared_bytes = static_cast<int32_t>(shared_bytes(warps, p.D, element_bytes));
   plan.sums_bytes = p.images * p.H * kSumChunks * p.S * int64_t{sizeof(float)};
-  plan.why = std::string(p.lse                      ? "log-sum-exp given"
-                         : p.S <= p.one_pass_tokens ? "one pass"
-                                                    : "two passes") +
-             "; " + std::to_string(kSumChunks / p.block_chunks) + " blocks a head";
+  plan.why = std::string(name_of_path(p)) + "; blocks a head: " + std::to_string(kSumChunks / p.block_chunks);
   return plan;
 }
 

@@ -83,7 +83,7 @@ __device__ __forceinline__ void multiply_by_tensor_cores(Logits& x, const T* que
 template <class T, int kChannels>
 __device__ __forceinline__ void multiply_by_fma(Logits& x, const T* queries, const T* keys,
                                                 const RowShape<T, kChannels>& shape, int lane) {
-  constexpr int kStep = 2;  // with four, registers would not suffice
+  constexpr int kStep = 2;  // with four, sm_75 spills
   using Channels = Pack<T, kStep>;
   const int pitch = shape.pitch();
 #pragma unroll 1
@@ -132,11 +132,13 @@ __device__ __forceinline__ void multiply_all(Logits& x, float by) {
   }
 }
 
-// keys: how many of the strip exist.  The others get no probability.
+// keys: how many of the strip exist.  The others get no probability.  Compared with constants: the lane's keys would
+// take sixteen registers.
 __device__ __forceinline__ void mask_past(Logits& x, int keys, int lane) {
+  const int end = keys - key_of(lane, 0);
 #pragma unroll
   for (int i = 0; i < kLaneKeys; i++) {
-    if (key_of(lane, i) < keys) continue;
+    if (key_of(0, i) < end) continue;
 #pragma unroll
     for (int r = 0; r < kLaneQueries; r++) logit(x, r, i) = -INFINITY;
   }

@@ -13,6 +13,8 @@ _DOUBLE = {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX", "DMMA"}
 _ATOMIC = {"ATOM", "ATOMG", "ATOMS", "ATOMR", "RED", "REDG", "REDS"}
 _FLOAT = ("F16", "F32", "F64", "BF16")
 _CLUSTER = {"UCGABAR_ARV", "UCGABAR_WAIT"}
+_MATRIX = {"HMMA": "product of matrices", "LDSM": "load of matrices"}
+_PRODUCTS = 128  # two channels of 4 queries and 16 keys
 _HEADS = 8  # whose keys are loaded before the first is used
 
 
@@ -142,8 +144,8 @@ def key_loads(kernel: Kernel) -> Iterator[str]:
         yield f"no loop has {_HEADS} loads of 128 bits under way at a time; the most is {most}"
 
 
-def hidden_copies(kernel: Kernel) -> Iterator[str]:
-    """Hidden goes to shared memory 128 bits at a time: from sm_80 on past the registers, while the kernel computes."""
+def row_copies(kernel: Kernel) -> Iterator[str]:
+    """Rows go to shared memory 128 bits at a time: from sm_80 on past the registers, while the kernel computes."""
     asynchronous = _in_loops(kernel, lambda loop: _count(loop, "LDGSTS") > 0)
     if kernel.capability >= 80 and not asynchronous:
         yield "no loop with an asynchronous copy of 128 bits (LDGSTS.128)"
@@ -165,6 +167,18 @@ def metric_loads(kernel: Kernel) -> Iterator[str]:
         yield f"no loop with {_HEADS + 1} loads of 128 bits from shared memory (LDS.128)"
 
 
+# --- for the kernel of column sums ------------------------------------------------------------------------------------
+
+
+def matrix_products(kernel: Kernel) -> Iterator[str]:
+    """16-bit elements are multiplied by tensor cores, from matrices loaded as such; others by a loop of FMAs."""
+    bases = [i.base for i in kernel.code.instructions]
+    if "<float," not in kernel.name and kernel.capability >= 80:
+        yield from (f"no {what} ({base})" for base, what in _MATRIX.items() if base not in bases)
+    elif not _in_loops(kernel, lambda loop: sum(i.base == "FFMA" for i in loop) >= _PRODUCTS):
+        yield f"no loop with {_PRODUCTS} multiplications (FFMA)"
+
+
 # --- for the kernels of merge -----------------------------------------------------------------------------------------
 
 
@@ -182,7 +196,8 @@ def row_stores(kernel: Kernel) -> Iterator[str]:
 
 _ALWAYS: tuple[Check, ...] = (local_memory, local_memory_in_loops, double_precision, float_atomics, clusters)
 _WIDE: tuple[Check, ...] = (stores_in_pieces,)
-_FUSED: tuple[Check, ...] = (key_loads, hidden_copies, hidden_rows, metric_loads)
+_FUSED: tuple[Check, ...] = (key_loads, row_copies, hidden_rows, metric_loads)
+_COLUMN_SUMS: tuple[Check, ...] = (row_copies, matrix_products)
 _MERGE: tuple[Check, ...] = (row_loads, row_stores)
 
 
@@ -190,6 +205,8 @@ def checks_of(kernel: str) -> tuple[Check, ...]:
     """All that concern a kernel of this name."""
     if kernel.startswith("zip_kernel<"):
         return _ALWAYS + _WIDE + _FUSED
+    if kernel.startswith("column_sums_kernel<"):
+        return _ALWAYS + _COLUMN_SUMS
     if kernel.startswith("merge_") and not kernel.endswith(", 1>"):  # which serves rows of any width
         return _ALWAYS + _WIDE + _MERGE
     return _ALWAYS

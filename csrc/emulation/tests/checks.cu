@@ -251,6 +251,67 @@ std::string check_copies() {
   return "";
 }
 
+// ---- products of matrices, 16 and 8 deep ----
+
+struct MatrixParams {
+  const void *a, *b;  // (16, 24) and, transposed, (8, 24); 16-bit elements
+  float* d;           // (16, 8)
+};
+constexpr int kDepth = 24;
+
+template <class T>
+__global__ void multiply_matrices(MatrixParams p) {
+  auto* a = reinterpret_cast<T*>(cuda::dynamic_shared());
+  T* b = a + 16 * kDepth;
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int i = lane; i < 16 * kDepth; i += 32) a[i] = static_cast<const T*>(p.a)[i];
+  for (int i = lane; i < 8 * kDepth; i += 32) b[i] = static_cast<const T*>(p.b)[i];
+  __syncthreads();
+  uint32_t of_a[4], of_b[4], last[4];
+  ptx::load_matrices(of_a, a + lane % 16 * kDepth + lane / 16 * 8);
+  ptx::load_matrices(of_b, b + lane % 8 * kDepth + lane / 8 % 2 * 8);
+  // Rows of a, and again those of b.
+  ptx::load_matrices(last, lane < 16 ? a + lane * kDepth + 16 : b + lane % 8 * kDepth + 16);
+  float d[4] = {};
+  ptx::multiply_16x8x16<T>(d, of_a, of_b[0], of_b[1]);
+  ptx::multiply_16x8x8<T>(d, last[0], last[1], last[2]);
+  for (int i = 0; i < 4; i++) p.d[(lane / 4 + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = d[i];
+}
+
+template <class T>
+std::string check_matrices_of(const char* name, T (*narrow)(float)) {
+  const auto of_a = [](int i, int c) { return static_cast<float>((5 * i + 3 * c) % 17 - 8); };
+  const auto of_b = [](int j, int c) { return static_cast<float>((7 * j + 11 * c) % 13 - 6); };
+  std::vector<T> a(16 * kDepth), b(8 * kDepth);
+  for (int c = 0; c < kDepth; c++) {
+    for (int i = 0; i < 16; i++) a[static_cast<size_t>(i * kDepth + c)] = narrow(of_a(i, c));
+    for (int j = 0; j < 8; j++) b[static_cast<size_t>(j * kDepth + c)] = narrow(of_b(j, c));
+  }
+  std::vector<float> d(16 * 8);
+  LaunchShape shape{1, 32};
+  shape.shared_bytes = 24 * kDepth * sizeof(T);
+  if (auto error = text_of(launch(multiply_matrices<T>, shape, nullptr, MatrixParams{a.data(), b.data(), d.data()}));
+      !error.empty()) {
+    return error;
+  }
+  for (int i = 0; i < 16; i++) {
+    for (int j = 0; j < 8; j++) {
+      float expected = 0;
+      for (int c = 0; c < kDepth; c++) expected += of_a(i, c) * of_b(j, c);
+      if (d[static_cast<size_t>(i * 8 + j)] != expected) {
+        return std::string(name) + ": row " + std::to_string(i) + ", column " + std::to_string(j);
+      }
+    }
+  }
+  return "";
+}
+
+std::string check_matrices() {
+  const std::string wrong = check_matrices_of<__half>("float16", [](float x) { return __float2half_rn(x); });
+  if (!wrong.empty()) return wrong;
+  return check_matrices_of<__nv_bfloat16>("bfloat16", [](float x) { return __float2bfloat16_rn(x); });
+}
+
 // ---- what a GPU would refuse ----
 
 __global__ void nothing(WarpParams) {}
@@ -285,7 +346,8 @@ const std::map<std::string, std::string (*)()>& checks() {
   static const std::map<std::string, std::string (*)()> all{
       {"warps", check_warps},       {"grid", check_grid},
       {"clusters", check_clusters}, {"cooperation", check_cooperation},
-      {"copies", check_copies},     {"limits", check_limits}};
+      {"copies", check_copies},     {"limits", check_limits},
+      {"matrices", check_matrices}};
   return all;
 }
 

@@ -186,4 +186,11 @@ int run_column_sums_cases() {
   return launches;
 }
 
+// More queries in a chunk than have their statistics held at a time: minutes under the checkers.
+int run_long_column_sums_cases() {
+  Numbers numbers(4);
+  const int32_t S = cuda::kSumChunks * cuda::kRowBlock + 70;
+  return run_case({{S}, false, 1, 4, DType::kFloat32, false, 0.5f, 227 << 10}, 0, numbers);
+}
+
 }  // namespace visionzip::emulation::tests

@@ -123,6 +123,7 @@ double merged_value(const Rows& rows, int64_t row, MergeMode mode, const X& x) {
 
 // Each runs its cases; throws std::runtime_error where one goes wrong.  Returns how many launches there were.
 int run_column_sums_cases();
+int run_long_column_sums_cases();
 int run_merge_cases();
 int run_zip_cases();
 

@@ -115,6 +115,48 @@ __global__ void left_before_collective(FaultParams p) {
   __syncwarp();  // blamed: left_before_collective
 }
 
+// ---- matrices of a warp ----
+
+// The numbers of a warp as one matrix of eight rows of 16 bytes, loaded four times over.
+__device__ float load_as_matrix(const float* numbers, int shift, Site site) {
+  const int lane = static_cast<int>(threadIdx.x % 32), first = static_cast<int>(threadIdx.x) - lane;
+  uint32_t words[4];
+  ptx::load_matrices(words, numbers + first + lane % 8 * 4 + shift, site);
+  return __uint_as_float(words[0]);
+}
+
+__global__ void misaligned_matrix(FaultParams p) {
+  alignas(16) __shared__ float numbers[kFaultThreads];
+  numbers[threadIdx.x] = p.in[own_index()];
+  __syncthreads();
+  const int shift = p.broken ? 1 : 0;
+  p.out[own_index()] = load_as_matrix(numbers, shift, Site::current());  // blamed: misaligned_matrix
+}
+
+__global__ void matrix_not_shared(FaultParams p) {
+  alignas(16) __shared__ float numbers[kFaultThreads];
+  numbers[threadIdx.x] = p.in[own_index()];
+  __syncthreads();
+  const float* from = p.broken ? p.in + own_index() - threadIdx.x : numbers;
+  p.out[own_index()] = load_as_matrix(from, 0, Site::current());  // blamed: matrix_not_shared
+}
+
+__global__ void matrix_read_too_early(FaultParams p) {
+  alignas(16) __shared__ float numbers[kFaultThreads];
+  numbers[threadIdx.x] = p.in[own_index()];
+  if (!p.broken) __syncthreads();
+  p.out[own_index()] = load_as_matrix(numbers, 0, Site::current());  // blamed: matrix_read_too_early
+}
+
+__global__ void product_without_all_lanes(FaultParams p) {
+  float d[4] = {p.in[own_index()], 0, 0, 0};
+  const uint32_t zeros[4] = {};
+  if (!p.broken || threadIdx.x % 32 < 30) {
+    ptx::multiply_16x8x16<__half>(d, zeros, 0, 0);  // blamed: product_without_all_lanes
+  }
+  p.out[own_index()] = d[0];
+}
+
 // ---- memory ----
 
 __global__ void dynamic_shared_too_small(FaultParams p) {
@@ -396,6 +438,10 @@ const std::map<std::string, Fault>& faults() {
       {"shuffle_from_absent_lane", {shuffle_from_absent_lane}},
       {"divergent_collective", {divergent_collective}},
       {"left_before_collective", {left_before_collective}},
+      {"misaligned_matrix", {misaligned_matrix}},
+      {"matrix_not_shared", {matrix_not_shared}},
+      {"matrix_read_too_early", {matrix_read_too_early}},
+      {"product_without_all_lanes", {product_without_all_lanes}},
       {"dynamic_shared_too_small", {dynamic_shared_too_small, 1, false, kNumbers}},
       {"shared_array_too_small", {shared_array_too_small}},
       {"global_too_small", {global_too_small}},
