@@ -39,7 +39,7 @@ test: setup
 test-compat: setup $(STAMPS)/compat
 	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest $(model_tests) --numprocesses auto
 
-model_tests = $(wildcard $(addprefix python_tests/test_,llava.py families.py encoders.py original_llava.py tiled_images.py))
+model_tests = $(wildcard $(addprefix python_tests/test_,llava.py families.py encoders.py original_llava.py quantised.py tiled_images.py))
 
 kernels: setup
 	$(BIN)/python -m scripts.kernel_report $(KERNELS_ARGS)

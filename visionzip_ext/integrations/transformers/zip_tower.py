@@ -220,7 +220,7 @@ class ZipTower:
         raise RuntimeError(
             f"attention of layer {self.depth - 1} of this {self.name} was recorded {len(calls)} times in "
             "one forward, expected once: its module or its config was replaced after compress; "
-            "call visionzip_ext.compress(model, processor, ...) again"
+            "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
         )
 
 
