@@ -491,11 +491,12 @@ class TestInstances:
         tower = getattr(model.model, family.towers[-1])
         layer = -3 if family.name == "LlavaOnevision" else -1  # another than its own
         other = VisionZipEncoder(tower, 3, 1, layer=layer)
-        model.config.update({"vision_feature_layer": layer})
+        name = next(name for name in ("vision_feature_layer", "vision_feature_layers") if hasattr(model.config, name))
+        model.config.update({name: layer})
         with pytest.raises(ValueError, match="wrapped in another VisionZipEncoder"):
             compress(model, processor, dominant=9, contextual=3)
         other.detach()
-        model.config.update({"vision_feature_layer": family.config().vision_feature_layer})
+        model.config.update({name: getattr(family.config(), name)})
         inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
         assert tokens_of(inputs) == [TOKENS * tiles(family, 0)]
         with torch.no_grad():
