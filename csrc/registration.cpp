@@ -39,5 +39,9 @@ STABLE_TORCH_LIBRARY(VISIONZIP_LIBRARY, m) {
   m.def(
       "_select_qk_reference(Tensor queries, Tensor keys, SymInt k, SymInt m, float scale, bool has_cls, Tensor? lse) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "_select_packed_reference(Tensor keys, Tensor cu_seqlens, SymInt[] k, SymInt[] m, Tensor? queries, "
+      "Tensor? scores, float? scale, Tensor? lse, SymInt? max_seqlen, SymInt group, bool has_cls) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def("merge_backward(Tensor grad, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
 }

@@ -37,7 +37,7 @@ def _drive(flavour: str, what: str, **environment: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("what", ["column_sums", "merge", "zip"])
+@pytest.mark.parametrize("what", ["column_sums", "merge", "packed", "zip"])
 @pytest.mark.parametrize("flavour", ["sanitized", "races"])
 def test_without_faults(flavour, what, seed):
     """Compared with plain C++, in memory that ends where it should."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import packed
 import pytest
 import torch
+from backends import CPU
 from hypothesis import given, settings
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
 from packed import CARRYING_PACKED, MIXES, PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
@@ -130,13 +133,24 @@ def test_nothing_leaks_out_of_an_image(bitwise_backend, rng, op, source, mix):
 
 @pytest.mark.parametrize("mix", [MIXES[0], MIXES[5], MIXES[8], MIXES[9]], ids=str)
 @OPS_AND_SOURCES
-def test_any_number_of_threads(bitwise_backend, rng, threads, op, source, mix):
+def test_any_number_of_threads(rng, threads, op, source, mix):
     call = random_packed_call(op, rng, mix, source=source)
     threads(1)
-    expected = call.on(bitwise_backend)
+    expected = call.on(CPU)
     for number in (2, 3, 8):
         threads(number)
-        assert_same(call.on(bitwise_backend), expected)
+        assert_same(call.on(CPU), expected)
+
+
+@pytest.mark.parametrize("mix", [MIXES[1], MIXES[5], MIXES[7]], ids=str)
+@pytest.mark.parametrize("source", SOURCES)
+def test_max_seqlen_changes_no_bit(bitwise_backend, rng, source, mix):
+    """Unknown, exact, or any number above."""
+    call = random_packed_call("zip_packed", rng, mix, source=source)
+    expected = call.on(bitwise_backend)
+    for max_seqlen in (max(mix.lengths), max(mix.lengths) + 300, 2**40):
+        bounded = replace(call, options={**call.options, "max_seqlen": max_seqlen})
+        assert_same(bounded.on(bitwise_backend), expected)
 
 
 def test_a_thousand_images(backend, rng):

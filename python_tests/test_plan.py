@@ -127,6 +127,31 @@ def test_only_all_queries_scores_need_a_launch():
     assert "scoring" not in plan("h200", "zip", has_cls=False)
 
 
+QWEN = {"C": 1280, "H": 16, "D": 80, "k": 400, "m": 100, "has_cls": False}
+
+
+def test_a_long_image_among_short_ones_has_as_large_a_team_as_alone():
+    """Packed images are planned by their tokens: eight as long as the longest would each have a smaller team."""
+    among_short = plan("h200", "zip_qk", **QWEN, B=64, S=4096, packed_tokens=4096 + 63 * 100)
+    as_long = plan("h200", "zip_qk", **QWEN, B=64, S=4096, packed_tokens=64 * 4096)
+    assert among_short["team_blocks"] == 16 > as_long["team_blocks"]
+
+
+def test_the_attention_of_a_long_image_is_summed_by_more_blocks_a_head():
+    problem = {**QWEN, "B": 64, "S": 4096}
+    among_short, as_long = (
+        plan("h200", "zip_qk", **problem, packed_tokens=tokens)["scoring"] for tokens in (4096 + 63 * 100, 64 * 4096)
+    )
+    assert among_short["blocks"] == 64 * 16 * 8 > as_long["blocks"]
+    assert among_short["sums_bytes"] == (4096 + 63 * 100) * 16 * 8 * 4
+
+
+@pytest.mark.parametrize("tokens", [4095, 64 * 4096 + 1, -1])
+def test_packed_tokens_must_fit(tokens):
+    with pytest.raises(ValueError, match=f"packed_tokens is {tokens}; expected 0, or S to B \\* S"):
+        plan("h200", **QWEN, B=64, S=4096, packed_tokens=tokens)
+
+
 @pytest.mark.parametrize("path", ["cluster", "grid", "block"])
 @pytest.mark.parametrize("team", [1, 2, 4, 8, 16])
 def test_tests_can_force_a_path_and_a_team(path, team, monkeypatch):

@@ -85,6 +85,7 @@ for _name, _function in (
     ("zip_qk", _zip_qk),
     ("_select_reference", reference.select),
     ("_select_qk_reference", reference.select_qk),
+    ("_select_packed_reference", packed_reference.select_packed),
     ("zip_packed", _zip_packed),
     ("select_packed", _select_packed),
     ("merge_packed", _merge_packed),

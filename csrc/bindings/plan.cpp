@@ -75,9 +75,10 @@ py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
 const char kPresent = 0;
 
 // The launch that makes column sums of all queries' attention.
-py::dict plan_scoring(const Problem& problem, int32_t element_bytes, const cuda::Gpu& gpu) {
+py::dict plan_scoring(const Problem& problem, int64_t cells, int32_t element_bytes, const cuda::Gpu& gpu) {
   cuda::ColumnSumsParams p{};
   p.images = problem.B;
+  p.all_cells = cells;
   p.S = static_cast<int32_t>(problem.S);
   p.H = static_cast<int32_t>(problem.H);
   p.D = static_cast<int32_t>(problem.D);
@@ -95,18 +96,28 @@ py::dict plan_scoring(const Problem& problem, int32_t element_bytes, const cuda:
   return out;
 }
 
-// Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.
+// Where packed images lie: not looked at by a plan.
+const cuda::Sequence kSequence{};
+
+// Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.  packed_tokens: 0, or those of all B images,
+// which are packed then; S, k and m are the most that any has.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
-                   bool has_cls, int32_t element_bytes, int32_t compute_capability, int32_t multiprocessors,
-                   int32_t shared_bytes) {
+                   bool has_cls, int64_t packed_tokens, int32_t element_bytes, int32_t compute_capability,
+                   int32_t multiprocessors, int32_t shared_bytes) {
   const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
   if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
+  require(packed_tokens == 0 || (packed_tokens >= S && packed_tokens <= B * S), "packed_tokens", packed_tokens,
+          "0, or S to B * S");
+  const int64_t tokens = packed_tokens ? packed_tokens : B * S;
   cuda::ZipParams p{};
   p.hidden = problem.operation == Operation::kZip ? &kPresent : nullptr;
   const bool from_queries = problem.source == ScoreSource::kQueryKey;
   p.queries = from_queries && has_cls ? &kPresent : nullptr;
   p.images = B;
+  p.sequences = packed_tokens ? &kSequence : nullptr;
+  p.all_tokens = tokens;
+  p.group = 1;
   p.S = static_cast<int32_t>(S);
   p.C = static_cast<int32_t>(C);
   p.H = static_cast<int32_t>(H);
@@ -121,7 +132,7 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   const cuda::ZipPlan chosen = cuda::plan_zip(p, element_bytes, gpu, cuda::forced_path(), cuda::forced_team());
   py::dict out;
   if (from_queries && !has_cls) {
-    out["scoring"] = plan_scoring(problem, element_bytes, gpu);
+    out["scoring"] = plan_scoring(problem, tokens, element_bytes, gpu);
     if (!out["scoring"]["possible"].cast<bool>()) {
       out["path"] = cuda::name_of(cuda::Path::kNone);
       out["why"] = out["scoring"]["why"];
@@ -156,13 +167,13 @@ void bind_plan(py::module_& module) {
   module.def(
       "plan_cuda", &plan_cuda, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0,
       py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
-      py::arg("element_bytes") = 2, py::arg("compute_capability") = 90, py::arg("multiprocessors") = 132,
-      py::arg("shared_bytes") = 232448,
+      py::arg("packed_tokens") = 0, py::arg("element_bytes") = 2, py::arg("compute_capability") = 90,
+      py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
       "How the fused CUDA kernel would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
-      "that "
-      "work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all queries "
-      "score, 'scoring' says the same of the launch before it, which sums their attention. VISIONZIP_PATH and "
-      "VISIONZIP_TEAM force a path and a team, as in the operators.");
+      "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
+      "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
+      "tokens of all B images, where those are packed; S, k and m are then the most that any image has. VISIONZIP_PATH "
+      "and VISIONZIP_TEAM force a path and a team, as in the operators.");
 }
 
 }  // namespace visionzip

@@ -30,4 +30,19 @@ inline std::vector<int64_t> with_rows(const torch::stable::Tensor& x, int64_t ro
   return sizes;
 }
 
+// (T, *) as (T, C) with a unit stride in C, in place where the layout allows it.
+inline torch::stable::Tensor flat_rows(const torch::stable::Tensor& x) {
+  if (x.dim() == 2) return unit_stride(x);
+  int64_t channels = 1;
+  for (int64_t d = 1; d < x.dim(); d++) channels *= x.size(d);
+  return unit_stride(torch::stable::reshape(x, {x.size(0), channels}));
+}
+
+// The sizes of x with another number of first elements.
+inline std::vector<int64_t> with_first(const torch::stable::Tensor& x, int64_t rows) {
+  std::vector<int64_t> sizes{rows};
+  for (int64_t d = 1; d < x.dim(); d++) sizes.push_back(x.size(d));
+  return sizes;
+}
+
 }  // namespace visionzip

@@ -55,20 +55,6 @@ Places place_sequences(const char* op, const Tensor& cu_seqlens, int64_t T, cons
   return places;
 }
 
-// (T, *) as (T, C) with a unit stride in C, in place where the layout allows it.
-Tensor flat_rows(const Tensor& x) {
-  if (x.dim() == 2) return unit_stride(x);
-  int64_t channels = 1;
-  for (int64_t d = 1; d < x.dim(); d++) channels *= x.size(d);
-  return unit_stride(torch::stable::reshape(x, {x.size(0), channels}));
-}
-
-std::vector<int64_t> with_first(const Tensor& x, int64_t rows) {
-  std::vector<int64_t> sizes{rows};
-  for (int64_t d = 1; d < x.dim(); d++) sizes.push_back(x.size(d));
-  return sizes;
-}
-
 // One call: what it has in common, its images, and the tensors that they point into.
 struct Call {
   Tensor keys, indices, assignment, row_starts;

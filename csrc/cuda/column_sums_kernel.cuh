@@ -18,7 +18,7 @@ namespace visionzip::cuda {
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLeastFactor = 1.17549435e-38f;  // not zero, which -inf, of a key that does not exist, times is NaN
 
-// One head of one sequence, and the block's chunks of it.  It lies in shared memory: registers are for the logits.
+// One head of one image, and the block's chunks of it.  It lies in shared memory: registers are for the logits.
 struct Head {
   int64_t queries, keys, lse, sums;  // where they begin: of pointers the compiler would not know to which memory
   int S, strips, chunk_tiles, first_chunk, end_chunk, end_tile, row_blocks;
@@ -27,24 +27,39 @@ struct Head {
   __device__ __forceinline__ void find(const ColumnSumsParams& p) {
     const int parts = kSumChunks / p.block_chunks, part = static_cast<int>(blockIdx.x % parts);
     const int h = static_cast<int>(blockIdx.x / parts % p.H);
-    const int64_t image = blockIdx.x / parts / p.H;
-    const int64_t first_token = p.cu_seqlens ? p.cu_seqlens[image] : image * p.S;
-    S = p.cu_seqlens ? p.cu_seqlens[image + 1] - static_cast<int>(first_token) : p.S;
-    const auto begins = [&](int64_t of_image, int64_t of_token) {
-      return p.cu_seqlens ? first_token * of_token : image * of_image;
+    const int64_t turn = blockIdx.x / parts / p.H;
+    int64_t first_cell = turn * p.S;
+    S = p.S;
+    if (p.sequences) {
+      const Sequence own = p.sequences[p.order[turn]];
+      first_cell = int64_t{own.first_token} * p.group;
+      S = own.k + own.m > 0 ? own.tokens * p.group : 0;
+    }
+    const auto begins = [&](int64_t of_image, int64_t of_cell) {
+      return p.sequences ? first_cell * of_cell : turn * of_image;
     };
     queries = begins(p.query_image, p.query_token) + h * p.query_head;
     keys = begins(p.key_image, p.key_token) + h * p.key_head;
     lse = begins(p.lse_image, 1) + h * p.lse_head;
-    sums = kSumChunks * (first_token * p.H + int64_t{h} * S);
+    sums = kSumChunks * (first_cell * p.H + int64_t{h} * S);
     strips = (S + kStripKeys - 1) / kStripKeys;
     const int tiles = (S + kTileQueries - 1) / kTileQueries;
     chunk_tiles = (tiles + kSumChunks - 1) / kSumChunks;
-    first_chunk = part * p.block_chunks;
-    end_chunk = first_chunk + p.block_chunks;
+    const int own_chunks = chunks_for(p);
+    first_chunk = part * own_chunks;
+    end_chunk = first_chunk + own_chunks;
+    if (first_chunk >= kSumChunks) S = 0;
     end_tile = min(tiles, end_chunk * chunk_tiles);
     row_blocks = (chunk_tiles * kTileQueries + kRowBlock - 1) / kRowBlock;
     factor = fmaxf(fabsf(p.scale) * kLog2E, kLeastFactor);
+  }
+
+ private:
+  // As much work as a block has of the longest image; the blocks that are left over have none.
+  __device__ __forceinline__ int chunks_for(const ColumnSumsParams& p) const {
+    int chunks = p.block_chunks;
+    while (chunks < kSumChunks && int64_t{S} * S * 2 * chunks <= int64_t{p.S} * p.S * p.block_chunks) chunks *= 2;
+    return chunks;
   }
 };
 

@@ -1,6 +1,7 @@
 // What one launch of the column-sums kernel needs: the problem and the plan.  Plain data; no torch and no CUDA header.
 #pragma once
 
+#include "sequences.h"
 #include "visionzip/types.h"
 
 namespace visionzip::cuda {
@@ -39,17 +40,21 @@ struct ColumnSumsParams {
   int64_t query_image, query_head, query_token;
   int64_t key_image, key_head, key_token;
   int64_t lse_image, lse_head;
-  // Null, or `images` + 1 offsets of sequences that are packed along one token axis: the strides `_image` are not
-  // used, S is the longest one's length, and a sequence's sums, (H, kSumChunks, length), begin at its offset times
-  // H * kSumChunks.
-  const int32_t* cu_seqlens;
+  // Null, or where each of the images lies that are packed along one axis of tokens, and the order to take them in. The
+  // strides `_image` are then not used, and the sums of an image of n cells, (H, kSumChunks, n), begin at its first
+  // cell times H * kSumChunks.
+  const Sequence* sequences;
+  const int32_t* order;
+  int32_t group;  // cells, rows of queries and keys, to a token
   int64_t images;
-  int32_t S, H, D;
+  int64_t all_cells;  // of all images
+  int32_t S;          // cells of each image; where they are packed, the most that any has
+  int32_t H, D;
   float scale;
   bool wide;  // every row of queries and keys starts at a multiple of 16 bytes and is as long
   // The plan.
   int32_t one_pass_tokens;  // sequences of up to so many tokens are done in one pass, unless lse is given
-  int32_t block_chunks;     // chunks of one head that a block sums
+  int32_t block_chunks;     // chunks of one head that a block sums; of a shorter image it sums more
 };
 
 }  // namespace visionzip::cuda

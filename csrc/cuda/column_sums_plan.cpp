@@ -14,11 +14,15 @@ int64_t shared_bytes(int32_t warps, int32_t channels, int32_t element_bytes) {
 }
 
 // Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as four
-// waves remain, which even out at the end (reasoned, not measured).  A multiprocessor has registers for kMostWarps.
+// waves of them remain, which even out at the end (reasoned, not measured).  A multiprocessor has registers for
+// kMostWarps.  Waves are counted by work, the square of an image's cells, and not by blocks: packed images that are
+// shorter than the longest have less of it; how much less at most, their mean length tells.
 int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu, int32_t warps) {
-  const int64_t enough = int64_t{4} * gpu.multiprocessors * (kMostWarps / warps);
+  const double enough = 4.0 * gpu.multiprocessors * (kMostWarps / warps);
+  const auto S = static_cast<double>(p.S), cells = static_cast<double>(p.all_cells);
+  const double work = p.H * cells * cells / static_cast<double>(p.images);
   int32_t chunks = kSumChunks;
-  while (chunks > 1 && p.images * p.H * (kSumChunks / chunks) < enough) chunks /= 2;
+  while (chunks > 1 && work < enough * S * S * chunks / kSumChunks) chunks /= 2;
   return chunks;
 }
 
@@ -48,7 +52,7 @@ ColumnSumsPlan plan_column_sums(ColumnSumsParams& p, int32_t element_bytes, cons
   plan.blocks = static_cast<int32_t>(blocks);
   plan.threads = warps * 32;
   plan.shared_bytes = static_cast<int32_t>(shared_bytes(warps, p.D, element_bytes));
-  plan.sums_bytes = p.images * p.H * kSumChunks * p.S * int64_t{sizeof(float)};
+  plan.sums_bytes = p.all_cells * p.H * kSumChunks * int64_t{sizeof(float)};
   plan.why = std::string(name_of_path(p)) + "; blocks a head: " + std::to_string(kSumChunks / p.block_chunks);
   return plan;
 }

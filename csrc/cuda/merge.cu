@@ -18,7 +18,7 @@ bool is_wide(const MergeParams& p) {
 
 template <class T>
 cudaError_t launch_as(const MergeParams& p, cudaStream_t stream, bool backward) {
-  const int64_t rows = p.B * (p.k + p.m + backward);
+  const int64_t rows = p.all_rows + (backward ? p.B : 0);
   constexpr int64_t kMostBlocks = 0x7fffffff;
   const auto blocks = static_cast<unsigned>(rows < kMostBlocks ? rows : kMostBlocks);
   const auto kernel = backward ? (is_wide(p) ? merge_backward_kernel<T, kElements<T>> : merge_backward_kernel<T, 1>)

@@ -28,21 +28,55 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
   }
 }
 
+// One image of the call: its sizes, and where it begins.
+struct MergeImage {
+  int64_t S, k, m;
+  int64_t of_rows, of_tokens;  // rows and tokens of the images before it
+  int64_t in;                  // where it begins in `in`
+  int64_t first_row_number;    // what `assignment` counts its rows from
+};
+
+// The image that turn i is for, and which of its rows: there is a turn for each row, and backwards one more.
+__device__ __forceinline__ MergeImage find_image(const MergeParams& p, int64_t i, bool backward, int64_t& row) {
+  if (!p.sequences) {
+    const int64_t rows = p.k + p.m, b = i / (rows + backward);
+    row = i - b * (rows + backward);
+    return {p.S, p.k, p.m, b * rows, b * p.S, b * p.image_stride, 0};
+  }
+  int64_t found = 0, above = p.B;  // the last image whose turns begin at i or before it
+  while (above - found > 1) {
+    const int64_t middle = (found + above) / 2;
+    (p.sequences[middle].first_row + middle * backward <= i ? found : above) = middle;
+  }
+  const Sequence own = p.sequences[found];
+  row = i - own.first_row - found * backward;
+  const int64_t in = (backward ? own.first_row : own.first_token) * p.row_stride;
+  return {own.tokens, own.k, own.m, own.first_row, own.first_token, in, own.first_row};
+}
+
 // An image's tokens are walked in chunks of kMergeThreads; those of the block's row are listed here, in order.
 struct RowScan {
   int tokens[kMergeThreads];    // of the current chunk, relative to its first token
   bool targets[kMergeThreads];  // whether a listed token is the row's target, which is not averaged
   int members_of_warp[kMergeWarps], remaining_of_warp[kMergeWarps];
+  MergeImage image;  // that the row is of: here, registers are for its channels
+  int64_t row;
 };
+
+__device__ __forceinline__ void take_turn(const MergeParams& p, RowScan& scan, int64_t i, bool backward) {
+  __syncthreads();  // the last turn's image has been read
+  if (threadIdx.x == 0) scan.image = find_image(p, i, backward, scan.row);
+  __syncthreads();
+}
 
 // Collects the current chunk's tokens of `row`; returns how many.  remaining: the tokens of earlier chunks that are not
 // kept; it is advanced.  Called by the whole block; ends with a barrier, so that all threads see the list.
-__device__ __forceinline__ int collect(RowScan& scan, const int64_t* assignment, const MergeParams& p, int64_t row,
+__device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, const MergeImage& z, int64_t row,
                                        int64_t chunk, int64_t step, int64_t& remaining) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = chunk + threadIdx.x;
-  const int64_t own = token < p.S ? assignment[token] : -1;
-  const bool member = token < p.S && own == row, remains = own >= p.k;
+  const int64_t own = token < z.S ? p.assignment[z.of_tokens + token] - z.first_row_number : -1;
+  const bool member = token < z.S && own == row, remains = own >= z.k;
   const unsigned members = __ballot_sync(kAllLanes, member), rest = __ballot_sync(kAllLanes, remains);
   if (lane == 0) {
     scan.members_of_warp[warp] = __popc(members);
@@ -62,30 +96,29 @@ __device__ __forceinline__ int collect(RowScan& scan, const int64_t* assignment,
   }
   if (member) {
     scan.tokens[place] = threadIdx.x;
-    scan.targets[place] = row >= p.k && rank == (row - p.k) * step;
+    scan.targets[place] = row >= z.k && rank == (row - z.k) * step;
   }
   __syncthreads();  // the list; and the counts may be overwritten
   return count;
 }
 
-// Output row `row` of image `b`, channels kCount at a time.  A block with fewer threads than packs takes several
+// Output row `row` of an image, channels kCount at a time.  A block with fewer threads than packs takes several
 // rounds.
 template <class T, int kCount>
-__device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_t row) {
+__device__ void merge_row(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row) {
   using P = Pack<T, kCount>;
-  const int64_t* assignment = p.assignment + b * p.S;
-  const T* x = static_cast<const T*>(p.in) + b * p.image_stride;
-  T* out = static_cast<T*>(p.out) + (b * (p.k + p.m) + row) * p.C;
-  const int64_t step = target_step(p.S - p.k, p.m);
+  const T* x = static_cast<const T*>(p.in) + z.in;
+  T* out = static_cast<T*>(p.out) + (z.of_rows + row) * p.C;
+  const int64_t step = target_step(z.S - z.k, z.m);
   for (int64_t first = 0; first < p.C; first += int64_t{kMergeThreads} * kCount) {
     const int64_t c = first + int64_t{threadIdx.x} * kCount;
     float stands[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
     int64_t remaining = 0, averaged = 0;
-    for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
-      const int count = collect(scan, assignment, p, row, chunk, step, remaining);
+    for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
+      const int count = collect(scan, p, z, row, chunk, step, remaining);
 #pragma unroll 4
       for (int i = 0; i < count; i++) {
-        const bool is_averaged = row >= p.k && !scan.targets[i];
+        const bool is_averaged = row >= z.k && !scan.targets[i];
         averaged += is_averaged;
         if (c >= p.C) continue;
         const P pack = *reinterpret_cast<const P*>(x + (chunk + scan.tokens[i]) * p.row_stride + c);
@@ -121,25 +154,25 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, int64_t b, int64_
 }
 
 // How many tokens of the row are averaged into it.
-__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const int64_t* assignment,
-                                                  int64_t row, int64_t step) {
+__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row,
+                                                  int64_t step) {
   int64_t remaining = 0, averaged = 0;
-  for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
-    const int count = collect(scan, assignment, p, row, chunk, step, remaining);
-    for (int i = 0; i < count; i++) averaged += row >= p.k && !scan.targets[i];
+  for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
+    const int count = collect(scan, p, z, row, chunk, step, remaining);
+    for (int i = 0; i < count; i++) averaged += row >= z.k && !scan.targets[i];
   }
   return averaged;
 }
 
-// The gradients of the tokens of `row` of image `b`.  Row k + m stands for all tokens that belong to none: zeros.
+// The gradients of the tokens of `row` of an image.  Row k + m stands for all tokens that belong to none: zeros.
 template <class T, int kCount>
-__device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64_t row) {
+__device__ void spread_row(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row) {
   using P = Pack<T, kCount>;
-  const int64_t* assignment = p.assignment + b * p.S;
-  T* out = static_cast<T*>(p.out) + b * p.S * p.C;
-  if (row == p.k + p.m) {
-    for (int64_t token = 0; token < p.S; token++) {
-      if (assignment[token] >= 0 && assignment[token] < row) continue;
+  T* out = static_cast<T*>(p.out) + z.of_tokens * p.C;
+  if (row == z.k + z.m) {
+    for (int64_t token = 0; token < z.S; token++) {
+      const int64_t own = p.assignment[z.of_tokens + token] - z.first_row_number;
+      if (own >= 0 && own < row) continue;
       for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
         P zeros;
 #pragma unroll
@@ -149,17 +182,17 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64
     }
     return;
   }
-  const T* grad = static_cast<const T*>(p.in) + b * p.image_stride + row * p.row_stride;
-  const int64_t step = target_step(p.S - p.k, p.m);
-  const float n = static_cast<float>(count_averaged(p, scan, assignment, row, step));
+  const T* grad = static_cast<const T*>(p.in) + z.in + row * p.row_stride;
+  const int64_t step = target_step(z.S - z.k, z.m);
+  const float n = static_cast<float>(count_averaged(p, scan, z, row, step));
   const bool mean = p.mode == MergeMode::kMean;
   const float weight_of_target = mean ? 1.f / (n + 1.f) : 1.f;
   const float weight_of_averaged = 1.f / (mean ? n + 1.f : n);
   int64_t remaining = 0;
-  for (int64_t chunk = 0; chunk < p.S; chunk += kMergeThreads) {
-    const int count = collect(scan, assignment, p, row, chunk, step, remaining);
+  for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
+    const int count = collect(scan, p, z, row, chunk, step, remaining);
     for (int i = 0; i < count; i++) {
-      const float weight = row < p.k ? 1.f : scan.targets[i] ? weight_of_target : weight_of_averaged;
+      const float weight = row < z.k ? 1.f : scan.targets[i] ? weight_of_target : weight_of_averaged;
       T* to = out + (chunk + scan.tokens[i]) * p.C;
       for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
         P pack = *reinterpret_cast<const P*>(grad + c);
@@ -174,16 +207,20 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, int64_t b, int64
 template <class T, int kCount>
 __global__ void __launch_bounds__(kMergeThreads, kMergeBlocks) merge_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
-  const int64_t rows = p.k + p.m;
-  for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) merge_row<T, kCount>(p, scan, i / rows, i % rows);
+  for (int64_t i = blockIdx.x; i < p.all_rows; i += gridDim.x) {
+    take_turn(p, scan, i, false);
+    merge_row<T, kCount>(p, scan, scan.image, scan.row);
+  }
 }
 
 template <class T, int kCount>
 __global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
     merge_backward_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
-  const int64_t rows = p.k + p.m + 1;
-  for (int64_t i = blockIdx.x; i < p.B * rows; i += gridDim.x) spread_row<T, kCount>(p, scan, i / rows, i % rows);
+  for (int64_t i = blockIdx.x; i < p.all_rows + p.B; i += gridDim.x) {
+    take_turn(p, scan, i, true);
+    spread_row<T, kCount>(p, scan, scan.image, scan.row);
+  }
 }
 
 }  // namespace visionzip::cuda

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "sequences.h"
 #include "visionzip/types.h"
 
 namespace visionzip::cuda {
@@ -14,6 +15,10 @@ struct MergeParams {
   const int64_t* assignment;  // (B, S), contiguous
   int64_t image_stride, row_stride;
   int64_t B, S, C, k, m;
+  // Null, or where each of the B images lies that are packed along one axis: `in` and `out` then have two dimensions,
+  // `assignment` one, and S, k and m are not used.
+  const Sequence* sequences;
+  int64_t all_rows;  // k + m of all images
   DType dtype;
   MergeMode mode;
 };

@@ -31,6 +31,7 @@ Tensor carry(const char* op, const Tensor& x, const Tensor& assignment, int64_t 
   p.C = flat.size(2);
   p.k = k;
   p.m = m;
+  p.all_rows = p.B * (k + m);
   p.dtype = dtype_of(x);
   p.mode = mode;
   check_launch(op, launch(p, current_stream(device)), device);

@@ -32,9 +32,9 @@ class ClusterTeam {
   template <class T>
   __device__ void fetch(T*, int) {}
   __device__ void publish4(int, int, float4) {}
-  __device__ float4 metric4(const float* own_metric, const ZipParams& p, int token, int d) const {
-    const int owner = token / p.block_tokens;
-    const float* row = own_metric + static_cast<size_t>(token - owner * p.block_tokens) * p.Dp;
+  __device__ float4 metric4(const float* own_metric, int block_tokens, int Dp, int token, int d) const {
+    const int owner = token / block_tokens;
+    const float* row = own_metric + static_cast<size_t>(token - owner * block_tokens) * Dp;
     return *ptx::cluster_peer(reinterpret_cast<const float4*>(row + d), static_cast<unsigned>(owner));
   }
 

@@ -65,8 +65,8 @@ class GridTeam {
   __device__ void publish4(int token, int d, float4 x) {
     if (size_ > 1) *reinterpret_cast<float4*>(metric_ + static_cast<size_t>(token) * Dp_ + d) = x;
   }
-  __device__ float4 metric4(const float* own_metric, const ZipParams&, int token, int d) const {
-    const size_t at = static_cast<size_t>(token) * Dp_ + d;
+  __device__ float4 metric4(const float* own_metric, int, int Dp, int token, int d) const {
+    const size_t at = static_cast<size_t>(token) * Dp + d;
     return size_ == 1 ? *reinterpret_cast<const float4*>(own_metric + at)
                       : __ldcg(reinterpret_cast<const float4*>(metric_ + at));
   }

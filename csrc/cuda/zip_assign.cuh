@@ -17,7 +17,7 @@ __device__ __forceinline__ void load_targets(const ZipImage<T, kFromQueries, Tea
     float* to = z.template at<float>(p.at.target_metric) + static_cast<size_t>(existing) * p.Dp;
     float square = 0;
     for (int d = z.sub * 4; d < p.Dp; d += 4 * kGroup) {
-      const float4 x = z.team.metric4(metric, p, token, d);
+      const float4 x = z.team.metric4(metric, z.block_tokens, p.Dp, token, d);
       square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
       if (t < count) *reinterpret_cast<float4*>(to + d) = x;
     }
@@ -89,16 +89,16 @@ __device__ __forceinline__ void assign_tile(const ZipImage<T, kFromQueries, Team
     if (!exists || z.sub != 0) continue;
     if (wanted && first > 0) best = better({similarities[token], joined[token]}, best);
     joined[token] = wanted ? static_cast<uint16_t>(best.target) : kNone;
-    if (first + count < p.m) similarities[token] = best.similarity;
+    if (first + count < z.m) similarities[token] = best.similarity;
   }
 }
 
 // Ends with the first half of a team barrier: `team.wait(); team.fetch(merged_into)` follow when they are needed.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void assign_tokens(const ZipImage<T, kFromQueries, Team>& z) {
-  for (int first = 0; first < z.p.m; first += kTargetTile) {
+  for (int first = 0; first < z.m; first += kTargetTile) {
     if (first > 0) __syncthreads();  // the last tile has been used
-    const int count = min(kTargetTile, z.p.m - first);
+    const int count = min(kTargetTile, z.m - first);
     load_targets(z, first, count);
     __syncthreads();
     assign_tile(z, first, count);
@@ -106,6 +106,12 @@ __device__ __forceinline__ void assign_tokens(const ZipImage<T, kFromQueries, Te
   __syncthreads();
   z.team.spread(z.template at<uint16_t>(z.p.at.merged_into), z.first_token, z.own_tokens);
   z.team.arrive();
+}
+
+// The decision on an image that is left without rows, as only packed ones may be.
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void drop_image(const ZipImage<T, kFromQueries, Team>& z) {
+  for (int x = z.tid; x < z.own_tokens; x += z.threads) z.p.assignment[z.image_token + z.first_token + x] = -1;
 }
 
 // The block's own tokens' part of the outputs; needs no peer.
@@ -117,12 +123,12 @@ __device__ __forceinline__ void write_decision(const ZipImage<T, kFromQueries, T
     int64_t row;
     if (z.is_kept(token)) {
       row = before;
-      p.indices[z.b * p.k + before] = token;
+      p.indices[z.image_kept + before] = z.first_number + token;
     } else {
       const int t = z.target_of_rank(token - before);
-      row = t >= 0 ? p.k + t : p.m ? p.k + z.template at<uint16_t>(p.at.merged_into)[token] : -1;
+      row = t >= 0 ? z.k + t : z.m ? z.k + z.template at<uint16_t>(p.at.merged_into)[token] : -1;
     }
-    p.assignment[z.b * p.S + token] = row;
+    p.assignment[z.image_token + token] = row < 0 ? row : z.first_row_number + row;
   }
 }
 

@@ -18,15 +18,36 @@ template <class T, bool kFromQueries, class Team>
 struct ZipImage {
   static constexpr int kPer = kElements<T>;
 
-  __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t image)
-      : p(params), sm(shared), team(its_team), b(image) {
-    const int chunk = chunk_tokens(p.S);
-    first_token = team.rank * p.block_tokens;
-    own_tokens = max(0, min(p.block_tokens, p.S - first_token));
+  // turn: the image's number, or its place in `order` where images are packed.
+  __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t turn)
+      : p(params), sm(shared), team(its_team) {
+    if (p.sequences) {
+      const Sequence own = p.sequences[p.order[turn]];
+      S = own.tokens;
+      k = own.k;
+      m = own.m;
+      place_ = first_number = image_token = own.first_token;
+      first_row_number = image_row = own.first_row;
+      image_kept = own.first_kept;
+    } else {
+      S = p.S;
+      k = p.k;
+      m = p.m;
+      place_ = turn;
+      first_number = first_row_number = 0;
+      image_token = turn * S;
+      image_row = turn * (k + m);
+      image_kept = turn * k;
+    }
+    const int chunk = chunk_tokens(S);
+    chunks = chunks_of(S);
+    words = (S + 31) / 32;
+    block_tokens = block_tokens_of(S, p.team_blocks);
+    first_token = team.rank * block_tokens;
+    own_tokens = max(0, min(block_tokens, S - first_token));
     first_chunk = first_token / chunk;
     own_chunks = (own_tokens + chunk - 1) / chunk;
-    remaining = p.S - p.k;
-    step = static_cast<int>(target_step(remaining, p.m));
+    step = static_cast<int>(target_step(S - k, m));
     tid = static_cast<int>(threadIdx.x);
     threads = static_cast<int>(blockDim.x);
     lane = tid % 32;
@@ -34,6 +55,9 @@ struct ZipImage {
     warps = threads / 32;
     sub = lane % kGroup;
   }
+
+  // Where the image begins in an input, given the stride of images there: of first tokens, where they are packed.
+  __device__ __forceinline__ int64_t offset(int64_t image_stride) const { return place_ * image_stride; }
 
   template <class U>
   __device__ __forceinline__ U* at(int32_t offset) const {
@@ -51,18 +75,24 @@ struct ZipImage {
   }
   // Number of the target that the remaining token number `rank` is, or -1.
   __device__ __forceinline__ int target_of_rank(int rank) const {
-    if (p.m == 0 || rank % step) return -1;
-    return rank / step < p.m ? rank / step : -1;
+    if (m == 0 || rank % step) return -1;
+    return rank / step < m ? rank / step : -1;
   }
 
   const ZipParams& p;
   char* const sm;
   Team& team;
-  const int64_t b;
+  int S, k, m;                                 // the image's own
+  int64_t image_token, image_row, image_kept;  // where it begins in assignment, tokens and indices
+  int64_t first_number, first_row_number;      // what tokens and rows are counted from in the results
+  int chunks, words, step;
+  int block_tokens;             // that a block owns: whole chunks
   int first_token, own_tokens;  // this block's slice of the tokens
   int first_chunk, own_chunks;  // and of the chunks of softmax statistics
-  int remaining, step;
   int tid, threads, lane, warp, warps, sub;
+
+ private:
+  int64_t place_;
 };
 
 }  // namespace visionzip::cuda

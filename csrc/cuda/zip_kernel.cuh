@@ -35,7 +35,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
     read_keys<false>(z);
   }
   // Behind this thread's keys: they are on the critical path, hidden is not.
-  const bool merges = p.m > 0 && p.hidden;
+  const bool merges = z.m > 0 && p.hidden;
   if (merges) tiles.start_copy();
   __syncthreads();
   z.team.start_wait();
@@ -48,7 +48,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   share_scores(z);
   select_tokens(z);
 
-  if (p.m > 0) assign_tokens(z);
+  if (z.m > 0) assign_tokens(z);
   write_decision(z);
   if (p.hidden && !merges) {
     for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, false);
@@ -57,9 +57,9 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
     tiles.wait_for_copy();
     if (tiles.count > 0) copy_kept(z, tiles, 0, true);
   }
-  if (p.m > 0) {
+  if (z.m > 0) {
     z.team.wait();
-    z.team.fetch(z.template at<uint16_t>(p.at.merged_into), p.S);
+    z.team.fetch(z.template at<uint16_t>(p.at.merged_into), z.S);
   }
   if (merges) merge_tokens(z, tiles);
 }
@@ -68,8 +68,12 @@ template <class T, bool kFromQueries, class Team>
 __global__ void __launch_bounds__(kZipThreads, 1) zip_kernel(const __grid_constant__ ZipParams p) {
   char* shared = reinterpret_cast<char*>(dynamic_shared());
   Team team(p, shared);
-  for (int64_t image = team.image(); image < p.images; image += p.teams) {
-    const ZipImage<T, kFromQueries, Team> z(p, shared, team, image);
+  for (int64_t turn = team.image(); turn < p.images; turn += p.teams) {
+    const ZipImage<T, kFromQueries, Team> z(p, shared, team, turn);
+    if (z.k + z.m == 0) {
+      drop_image(z);
+      continue;
+    }
     zip_image(z);
     __syncthreads();  // before the next image's first phase writes
   }

@@ -1,4 +1,4 @@
-// Phase 1: from one read of the block's keys, the metric (sum over heads) and the CLS row's logits.
+// Phase 1: from one read of the block's keys, the metric (sum over heads and cells) and the CLS row's logits.
 #pragma once
 
 #include "zip_image.cuh"
@@ -16,7 +16,7 @@ template <class T, class Team>
 __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
   const ZipParams& p = z.p;
   const int padded = (p.D + 7) / 8 * 8;
-  const T* query = static_cast<const T*>(p.queries) + z.b * p.query_image;
+  const T* query = static_cast<const T*>(p.queries) + z.offset(p.query_image);
   float* to = z.template at<float>(p.at.query);
   for (int x = z.tid; x < p.H * padded; x += z.threads) {
     const int h = x / padded, d = x - h * padded;
@@ -25,11 +25,12 @@ __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
 }
 
 // One vector of channels of one token, over eight heads: adds them to the metric, and their products with CLS's query
-// to `dot`.  n: channels that exist (0: none, for lanes beyond the end).  Explicit fmaf, because the compiler may
+// to `dot`.  Returns the metric's largest magnitude.  starts: the metric is not yet there; n: channels that exist (0:
+// none, for lanes beyond the end).  Explicit fmaf, because the compiler may
 // contract a sum differently in each instantiation.
 template <bool kWide, class T, bool kFromQueries, class Team>
 __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>& z, const T* keys, float* metric,
-                                           int first_head, int d, int n, float (&dot)[8]) {
+                                           bool starts, int first_head, int d, int n, float (&dot)[8]) {
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
   const int padded = (p.D + 7) / 8 * 8;
@@ -43,8 +44,8 @@ __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>
   float sum[kPer];
 #pragma unroll
   for (int e = 0; e < kPer; e += 4) {
-    const bool continues = first_head > 0 && d + e < p.Dp;
-    const float4 x = continues ? *reinterpret_cast<const float4*>(metric + d + e) : make_float4(0.f, 0.f, 0.f, 0.f);
+    const float4 x =
+        !starts && d + e < p.Dp ? *reinterpret_cast<const float4*>(metric + d + e) : make_float4(0.f, 0.f, 0.f, 0.f);
     sum[e] = x.x;
     sum[e + 1] = x.y;
     sum[e + 2] = x.z;
@@ -74,7 +75,7 @@ __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>
       *reinterpret_cast<float4*>(metric + d + e) = make_float4(sum[e], sum[e + 1], sum[e + 2], sum[e + 3]);
     }
   }
-  return first_head + 8 >= p.H ? largest : 0.f;  // of the finished sums
+  return largest;
 }
 
 template <class T, bool kFromQueries, class Team>
@@ -102,25 +103,33 @@ __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>&
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
   const int vectors = (p.D + kPer - 1) / kPer;
-  const T* keys = static_cast<const T*>(p.keys) + z.b * p.key_image;
+  const T* keys = static_cast<const T*>(p.keys) + z.offset(p.key_image);
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
     const int local = base + z.lane / kGroup;
     const bool exists = local < z.own_tokens;
-    const T* token_keys = keys + (z.first_token + local) * p.key_token;
+    const T* token_keys = keys + static_cast<int64_t>(z.first_token + local) * p.group * p.key_token;
     float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
     float largest = 0;
-    for (int head = 0; head < p.H; head += 8) {
+    // One loop over all cells' heads: within another, it would have fewer loads under way.
+    for (int cell = 0, head = 0; cell < p.group;) {
+      const bool starts = cell == 0 && head == 0, ends = cell + 1 == p.group && head + 8 >= p.H;
       float dot[8] = {};
       for (int v = 0; v < vectors; v += kGroup) {
         const int d = (v + z.sub) * kPer, n = exists ? min(kPer, p.D - d) : 0;
-        largest = fmaxf(largest, add_heads<kWide>(z, token_keys, metric, head, d, n, dot));
+        const float magnitude = add_heads<kWide>(z, token_keys, metric, starts, head, d, n, dot);
+        if (ends) largest = fmaxf(largest, magnitude);
       }
-      if (kFromQueries) {
+      if (kFromQueries) {  // without groups: CLS has none
         const float logit = eight_sums(dot, z.sub);
         if (exists && head + z.sub < p.H) {
           z.template at<float>(p.at.logits)[local * p.H + head + z.sub] = __fmul_rn(logit, p.scale);
         }
       }
+      head += 8;
+      if (head < p.H) continue;
+      head = 0;
+      cell++;
+      token_keys += p.key_token;
     }
     scale_and_publish(z, local, exists, metric, largest);
   }

@@ -25,13 +25,14 @@ class Carver {
 }  // namespace
 
 void lay_out(ZipParams& p, int32_t hidden_element_bytes) {
-  const int64_t S = p.S, H = p.H, m = p.m, R = S - p.k, merged = m ? R - m : 0;
-  const int32_t chunk = chunk_tokens(p.S), per_vector = 16 / hidden_element_bytes;
+  const int64_t S = p.S, H = p.H, m = p.m;
+  // Of packed images any may have next to no rows, and a short one more chunks than a long one.
+  const int64_t merged = m == 0 ? 0 : p.sequences ? S : S - p.k - m;
+  const int64_t chunks = p.sequences ? std::max(chunks_of(p.S), chunks_of(std::min(p.S, kShortImage))) : chunks_of(p.S);
+  const int64_t words = (S + 31) / 32;
+  const int32_t per_vector = 16 / hidden_element_bytes;
   const bool from_queries = p.queries != nullptr, needs_stats = from_queries && !p.lse;
   p.Dp = round_up(p.D, 4);
-  p.chunks = (p.S + chunk - 1) / chunk;
-  p.block_tokens = (p.chunks + p.team_blocks - 1) / p.team_blocks * chunk;
-  p.words = (p.S + 31) / 32;
   p.most_segments = m ? static_cast<int32_t>(merged / kSegment + m) : 0;
   const int32_t vectors = p.C / per_vector;
   p.block_vectors = (vectors + p.team_blocks - 1) / p.team_blocks;
@@ -41,16 +42,16 @@ void lay_out(ZipParams& p, int32_t hidden_element_bytes) {
   Carver always(0);
   at.scores = always.take(4 * S);
   at.merged_into = always.take(2 * S);
-  at.softmax_stats = always.take(needs_stats ? 8 * p.chunks * H : 0);
-  at.kept_bytes = always.take(4 * p.words);
+  at.softmax_stats = always.take(needs_stats ? 8 * chunks * H : 0);
+  at.kept_bytes = always.take(4 * words);
   at.replicated_end = always.end();
-  at.kept_before = always.take(4 * p.words);
+  at.kept_before = always.take(4 * words);
   at.kept = always.take(2 * p.k);
   at.targets = always.take(2 * m);
   at.digit_counts = always.take(4 * 32);
   at.overlay = always.end();
 
-  const int64_t own = p.block_tokens;
+  const int64_t own = block_tokens_of(p.S, p.team_blocks);
   const bool sums_rows = !from_queries && p.attn_rows > 1;
   Carver decision(at.overlay);
   at.metric = decision.take(4 * own * p.Dp);

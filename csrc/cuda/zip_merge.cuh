@@ -13,8 +13,8 @@ class HiddenTiles {
  public:
   __device__ __forceinline__ explicit HiddenTiles(const ZipImage<T, kFromQueries, Team>& z)
       : z_(z),
-        hidden_(static_cast<const T*>(z.p.hidden) + z.b * z.p.hidden_image),
-        tokens_(static_cast<T*>(z.p.tokens) + z.b * (z.p.k + z.p.m) * z.p.C),
+        hidden_(static_cast<const T*>(z.p.hidden) + z.offset(z.p.hidden_image)),
+        tokens_(static_cast<T*>(z.p.tokens) + z.image_row * z.p.C),
         first_(z.team.rank * z.p.block_vectors) {
     const int all = z.p.C / kPer;
     vectors_ = max(0, min(z.p.block_vectors, all - first_));
@@ -24,7 +24,7 @@ class HiddenTiles {
   __device__ __forceinline__ void start_copy() {
     if (!z_.p.staged) return;
     const T* from = hidden_ + static_cast<size_t>(first_) * kPer;
-    for (int x = z_.tid; x < z_.p.S * vectors_; x += z_.threads) {
+    for (int x = z_.tid; x < z_.S * vectors_; x += z_.threads) {
       const int token = x / vectors_, v = x - token * vectors_;
       ptx::copy_async16(stage() + static_cast<size_t>(token) * z_.p.tile_vectors + v,
                         from + token * z_.p.hidden_token + v * kPer);
@@ -73,7 +73,7 @@ template <class Tiles, class Image>
 __device__ __forceinline__ void copy_kept(const Image& z, const Tiles& tiles, int tile, bool from_stage) {
   const uint16_t* kept = z.template at<uint16_t>(z.p.at.kept);
   const int width = tiles.width_of(tile);
-  for (int x = z.tid; x < z.p.k * width; x += z.threads) {
+  for (int x = z.tid; x < z.k * width; x += z.threads) {
     const int row = x / width, v = x - row * width;
     tiles.store(tile, row, v, from_stage ? tiles.load(tile, kept[row], v) : tiles.load_global(tile, kept[row], v));
   }
@@ -87,20 +87,20 @@ __device__ __forceinline__ void count_tokens(const ZipImage<T, kFromQueries, Tea
   const uint16_t* joined = z.template at<uint16_t>(p.at.merged_into);
   int* first_of = z.template at<int>(p.at.first_of_target);
   int* segments_before = z.template at<int>(p.at.segments_before);
-  for (int t = z.tid; t <= p.m; t += z.threads) first_of[t] = 0;
+  for (int t = z.tid; t <= z.m; t += z.threads) first_of[t] = 0;
   __syncthreads();
-  for (int i = z.tid; i < p.S; i += z.threads) {
+  for (int i = z.tid; i < z.S; i += z.threads) {
     if (joined[i] != kNone) atomicAdd(&first_of[joined[i]], 1);
   }
   __syncthreads();
   if (z.warp == 0) {
     int tokens = 0, segments = 0;
-    for (int base = 0; base <= p.m; base += 32) {
-      const int t = base + z.lane, n = t < p.m ? first_of[t] : 0;
+    for (int base = 0; base <= z.m; base += 32) {
+      const int t = base + z.lane, n = t < z.m ? first_of[t] : 0;
       int all_tokens, all_segments;
       const int token = exclusive_scan(n, z.lane, all_tokens);
       const int segment = exclusive_scan((n + kSegment - 1) / kSegment, z.lane, all_segments);
-      if (t <= p.m) {
+      if (t <= z.m) {
         first_of[t] = tokens + token;
         segments_before[t] = segments + segment;
       }
@@ -118,11 +118,11 @@ __device__ __forceinline__ void list_tokens(const ZipImage<T, kFromQueries, Team
   const uint16_t* joined = z.template at<uint16_t>(p.at.merged_into);
   const int* first_of = z.template at<int>(p.at.first_of_target);
   const int* segments_before = z.template at<int>(p.at.segments_before);
-  for (int t = z.warp; t < p.m; t += z.warps) {
+  for (int t = z.warp; t < z.m; t += z.warps) {
     int place = first_of[t];
-    for (int w = 0; w < p.words && place < first_of[t + 1]; w++) {
+    for (int w = 0; w < z.words && place < first_of[t + 1]; w++) {
       const int i = w * 32 + z.lane;
-      const bool hit = i < p.S && joined[i] == t;
+      const bool hit = i < z.S && joined[i] == t;
       const unsigned hits = __ballot_sync(kAllLanes, hit);
       if (hit) {
         z.template at<uint16_t>(p.at.token_list)[place + __popc(hits & ((1u << z.lane) - 1))] =
@@ -146,7 +146,7 @@ __device__ __forceinline__ void sum_segments(const Image& z, const Tiles& tiles,
   const int* first_of = z.template at<int>(p.at.first_of_target);
   const int* segments_before = z.template at<int>(p.at.segments_before);
   const uint16_t* list = z.template at<uint16_t>(p.at.token_list);
-  const int segments = segments_before[p.m];
+  const int segments = segments_before[z.m];
   for (int x = z.tid; x < segments * width; x += z.threads) {
     const int s = x / width, v = x - s * width, t = z.template at<uint16_t>(p.at.target_of_segment)[s];
     const int begin = first_of[t] + (s - segments_before[t]) * kSegment, end = min(first_of[t + 1], begin + kSegment);
@@ -174,7 +174,7 @@ __device__ __forceinline__ void finish_rows(const Image& z, const Tiles& tiles, 
   const int width = tiles.width_of(tile);
   const int* first_of = z.template at<int>(p.at.first_of_target);
   const int* segments_before = z.template at<int>(p.at.segments_before);
-  for (int x = z.tid; x < p.m * width; x += z.threads) {
+  for (int x = z.tid; x < z.m * width; x += z.threads) {
     const int t = x / width, v = x - t * width, n = first_of[t + 1] - first_of[t];
     float sum[kPer] = {};
     for (int s = segments_before[t]; s < segments_before[t + 1]; s++) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void finish_rows(const Image& z, const Tiles& tiles, 
     for (int e = 0; e < kPer; e++) {
       if (n > 0) row[e] = mean ? (row[e] + sum[e]) / divisor : row[e] + sum[e] / divisor;
     }
-    tiles.store(tile, p.k + t, v, pack<T>(row));
+    tiles.store(tile, z.k + t, v, pack<T>(row));
   }
 }
 

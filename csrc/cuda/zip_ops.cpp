@@ -13,14 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "column_sums.h"
 #include "common/checks.h"
 #include "common/layout.h"
 #include "common/library.h"
 #include "device.h"
-#include "errors.h"
+#include "fused_call.h"
 #include "merge_call.h"
-#include "zip.h"
 
 namespace visionzip::cuda {
 
@@ -30,28 +28,7 @@ using torch::headeronly::ScalarType;
 using Decision = std::tuple<Tensor, Tensor>;
 using ZipResult = std::tuple<Tensor, Tensor, Tensor>;
 
-// Every row of x starts at a multiple of 16 bytes and is a multiple of 16 bytes long.
-bool is_wide(const Tensor& x) {
-  const auto size = static_cast<int64_t>(size_of(dtype_of(x)));
-  bool wide = reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.size(x.dim() - 1) * size % 16 == 0;
-  for (int64_t d = 0; d + 1 < x.dim(); d++) wide = wide && (x.size(d) == 1 || x.stride(d) * size % 16 == 0);
-  return wide;
-}
-
-// One call: the tensors that its parameters point into, and what has been found out so far.
-struct Call {
-  const char* op;
-  Tensor keys;
-  std::optional<Tensor> attn, queries, lse;
-  ZipParams params{};
-  ColumnSumsParams sums{};  // where all queries score
-  bool has_cls = false;
-  double scale = 0;
-
-  bool all_queries_score() const { return queries && !has_cls; }
-};
-
-void describe_keys(Call& call, const Tensor& keys, int64_t k, int64_t m) {
+void describe_keys(FusedCall& call, const Tensor& keys, int64_t k, int64_t m) {
   const bool has_heads = keys.dim() == 4;
   ZipParams& p = call.params;
   p.keys = call.keys.const_data_ptr();
@@ -60,6 +37,8 @@ void describe_keys(Call& call, const Tensor& keys, int64_t k, int64_t m) {
   p.key_token = call.keys.stride(keys.dim() - 2);
   p.images = keys.size(0);
   p.S = static_cast<int32_t>(keys.size(keys.dim() - 2));
+  p.all_tokens = p.images * p.S;
+  p.group = 1;
   p.H = static_cast<int32_t>(has_heads ? keys.size(1) : 1);
   p.D = static_cast<int32_t>(keys.size(keys.dim() - 1));
   p.k = static_cast<int32_t>(k);
@@ -68,8 +47,8 @@ void describe_keys(Call& call, const Tensor& keys, int64_t k, int64_t m) {
   p.wide_keys = is_wide(call.keys);
 }
 
-Call describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  Call call{op, unit_stride(keys), unit_stride(attn), {}, {}};
+FusedCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
+  FusedCall call{op, unit_stride(keys), unit_stride(attn)};
   call.has_cls = has_cls;
   describe_keys(call, keys, k, m);
   const Tensor& a = *call.attn;
@@ -81,50 +60,16 @@ Call describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k,
   p.attn_row = a.dim() == 4 ? a.stride(2) : 0;
   p.attn_heads = static_cast<int32_t>(a.dim() > 2 ? a.size(1) : 1);
   p.attn_rows = static_cast<int32_t>(a.dim() == 4 && !has_cls ? a.size(2) : 1);
-  p.attn_queries = p.attn_rows;
   return call;
 }
 
-// The attention is the column sums by head and chunk of queries, which take its place: an image's rows as those of any
-// attention matrix, but of more than one query each.
-void describe_column_sums(Call& call) {
-  ZipParams& p = call.params;
-  ColumnSumsParams& c = call.sums;
-  c.queries = p.queries;
-  c.keys = p.keys;
-  c.lse = p.lse;
-  c.query_image = p.query_image;
-  c.query_head = p.query_head;
-  c.query_token = call.queries->stride(2);
-  c.key_image = p.key_image;
-  c.key_head = p.key_head;
-  c.key_token = p.key_token;
-  c.lse_image = p.lse_image;
-  c.lse_head = p.lse_head;
-  c.images = p.images;
-  c.S = p.S;
-  c.H = p.H;
-  c.D = p.D;
-  c.scale = p.scale;
-  c.wide = p.wide_keys && is_wide(*call.queries);
-  p.queries = nullptr;
-  p.lse = nullptr;
-  p.attn_dtype = DType::kFloat32;
-  p.attn_heads = p.H;
-  p.attn_rows = kSumChunks;
-  p.attn_queries = p.S;
-  p.attn_row = p.S;
-  p.attn_head = p.attn_row * p.attn_rows;
-  p.attn_image = p.attn_head * p.attn_heads;
-}
-
 // Queries and keys are taken in one dtype; where theirs differ, both as float32.
-Call describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
-                 bool has_cls, const std::optional<Tensor>& lse) {
+FusedCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
+                      bool has_cls, const std::optional<Tensor>& lse) {
   const auto in_one_dtype = [&](const Tensor& x) {
     return unit_stride(dtype_of(queries) == dtype_of(keys) ? x : torch::stable::to(x, ScalarType::Float));
   };
-  Call call{op, in_one_dtype(keys), {}, in_one_dtype(queries), {}};
+  FusedCall call{op, in_one_dtype(keys), {}, in_one_dtype(queries)};
   call.has_cls = has_cls;
   call.scale = scale;
   describe_keys(call, keys, k, m);
@@ -139,11 +84,11 @@ Call describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int6
     p.lse_image = call.lse->stride(0);
     p.lse_head = call.lse->stride(1);
   }
-  if (!has_cls) describe_column_sums(call);
+  if (!has_cls) describe_column_sums(call, call.queries->stride(2));
   return call;
 }
 
-Decision decide_by_reference(const Call& call) {
+Decision decide_by_reference(const FusedCall& call) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
   const int64_t k = call.params.k, m = call.params.m;
@@ -159,57 +104,32 @@ Decision decide_by_reference(const Call& call) {
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-// Launches the kernel of column sums, and makes them the fused kernel's attention.
-void launch_column_sums(Call& call, DType dtype, const ColumnSumsPlan& chosen, int32_t device) {
-  ColumnSumsParams& c = call.sums;
-  call.attn = torch::stable::new_empty(call.keys, {c.images, c.H, kSumChunks, c.S}, ScalarType::Float);
-  c.sums = call.attn->mutable_data_ptr<float>();
-  call.params.attn = c.sums;
-  check_launch(call.op, launch_column_sums(c, dtype, chosen, current_stream(device)), device);
-}
-
-// Launches the fused kernel, with hidden where that is given.  False where no plan fits.
-bool launch_fused(Call& call, const Tensor& indices, const Tensor& assignment, int32_t device) {
-  const DType dtype = dtype_of(call.keys);
-  const auto element_bytes = static_cast<int32_t>(size_of(dtype));
-  ZipParams& p = call.params;
-  Gpu gpu{};
-  check_launch(call.op, describe_gpu(gpu), device);
-  const ZipPlan chosen = plan_zip(p, element_bytes, gpu, forced_path(), forced_team());
-  if (chosen.path == Path::kNone) return false;
-  if (call.all_queries_score()) {
-    const ColumnSumsPlan of_sums = plan_column_sums(call.sums, element_bytes, gpu);
-    if (!of_sums.possible) return false;
-    launch_column_sums(call, dtype, of_sums, device);
-  }
-  p.indices = indices.mutable_data_ptr<int64_t>();
-  p.assignment = assignment.mutable_data_ptr<int64_t>();
-  std::optional<Tensor> scratch;
-  if (chosen.scratch_bytes > 0) {
-    scratch = torch::stable::new_empty(call.keys, {chosen.scratch_bytes}, ScalarType::Byte);
-    p.scratch = scratch->mutable_data_ptr();
-  }
-  check_launch(call.op, launch_zip(p, dtype, chosen, current_stream(device)), device);
-  return true;
-}
-
-Decision new_decision(const Call& call) {
+Decision new_decision(const FusedCall& call) {
   const ZipParams& p = call.params;
   return {torch::stable::new_empty(call.keys, {p.images, p.k}, ScalarType::Long),
           torch::stable::new_empty(call.keys, {p.images, p.S}, ScalarType::Long)};
 }
 
-Decision run_select(Call&& call) {
+// False where no plan fits.
+bool launch(FusedCall& call, const Decision& decision, int32_t device) {
+  const auto plan = plan_fused(call, current_gpu(call.op, device));
+  if (!plan) return false;
+  call.params.indices = std::get<0>(decision).mutable_data_ptr<int64_t>();
+  call.params.assignment = std::get<1>(decision).mutable_data_ptr<int64_t>();
+  launch_fused(call, *plan, device);
+  return true;
+}
+
+Decision run_select(FusedCall&& call) {
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
-  const auto [indices, assignment] = new_decision(call);
-  if (call.params.images == 0 || launch_fused(call, indices, assignment, device)) return {indices, assignment};
-  return decide_by_reference(call);
+  const Decision decision = new_decision(call);
+  return call.params.images == 0 || launch(call, decision, device) ? decision : decide_by_reference(call);
 }
 
 // One launch where hidden has the keys' dtype; otherwise, and where no plan fits, the decision first and then the
 // merge.
-ZipResult run_zip(Call&& call, const Tensor& hidden, MergeMode mode) {
+ZipResult run_zip(FusedCall&& call, const Tensor& hidden, MergeMode mode) {
   ZipParams& p = call.params;
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
@@ -220,10 +140,10 @@ ZipResult run_zip(Call&& call, const Tensor& hidden, MergeMode mode) {
     p.hidden = flat.const_data_ptr();
     p.hidden_image = flat.stride(0);
     p.hidden_token = flat.stride(1);
-    Tensor tokens = torch::stable::new_empty(hidden, {p.images, p.k + p.m, p.C});
+    const Tensor tokens = torch::stable::new_empty(hidden, {p.images, p.k + p.m, p.C});
     p.tokens = tokens.mutable_data_ptr();
-    auto [indices, assignment] = new_decision(call);
-    if (launch_fused(call, indices, assignment, device)) return {tokens, indices, assignment};
+    const Decision decision = new_decision(call);
+    if (launch(call, decision, device)) return std::tuple_cat(std::tuple(tokens), decision);
     p.hidden = nullptr;
   }
   const int64_t k = p.k, m = p.m;

@@ -2,6 +2,7 @@
 // no torch header and no CUDA header, so that plans are made and tested on machines without a GPU.
 #pragma once
 
+#include "sequences.h"
 #include "visionzip/types.h"
 
 namespace visionzip::cuda {
@@ -13,7 +14,14 @@ constexpr int kTargetTile = 64;
 // Softmax statistics are formed over chunks of so many tokens, whoever owns them; a block owns whole chunks.  Small
 // chunks share the tokens of a short image evenly among 16 blocks; long images have enough tokens to afford larger
 // ones.
-VISIONZIP_HOST_DEVICE inline constexpr int chunk_tokens(int S) { return S <= 2048 ? 8 : 128; }
+constexpr int kShortImage = 2048;
+VISIONZIP_HOST_DEVICE inline constexpr int chunk_tokens(int S) { return S <= kShortImage ? 8 : 128; }
+VISIONZIP_HOST_DEVICE inline constexpr int chunks_of(int S) { return (S + chunk_tokens(S) - 1) / chunk_tokens(S); }
+
+// Tokens that each of a team's blocks owns; never fewer of a longer image.
+VISIONZIP_HOST_DEVICE inline constexpr int block_tokens_of(int S, int team_blocks) {
+  return (chunks_of(S) + team_blocks - 1) / team_blocks * chunk_tokens(S);
+}
 
 // Bytes from the start of dynamic shared memory.  Three lives overlay each other: `decision` (until the assignments are
 // shared), inside it `scoring` and then `targets`; and after it `merging`.
@@ -57,10 +65,16 @@ struct ZipParams {
   int64_t query_image, query_head;
   int64_t attn_image, attn_head, attn_row;
   int64_t lse_image, lse_head;
+  // Null, or where each of the images lies that are packed along one axis of tokens, and the order to take them in. The
+  // strides `_image` are then those of a token.
+  const Sequence* sequences;
+  const int32_t* order;
   int64_t images;
-  int32_t S, C, H, D, k, m;
+  int64_t all_tokens;  // of all images
+  int32_t S, k, m;     // of each image; where they are packed, the most that any has
+  int32_t C, H, D;
+  int32_t group;                  // cells, rows of keys and scores, to a token; 1 unless images are packed
   int32_t attn_heads, attn_rows;  // 1, 1 for finished scores; H, S for the mean of a matrix
-  int32_t attn_queries;           // that are summed: attn_rows, or S where each row is already a sum of some
   DType attn_dtype;
   MergeMode mode;
   float scale;
@@ -68,13 +82,12 @@ struct ZipParams {
   bool wide_keys;  // every row starts at a multiple of 16 bytes and is as long
   // The plan.
   int32_t team_blocks;    // blocks that work on one image
-  int32_t block_tokens;   // tokens that a block owns: whole chunks
   int32_t block_vectors;  // 16-byte vectors of channels that a block merges
   int32_t tile_vectors;   // and at a time
   bool staged;            // hidden is copied into shared memory, in one tile; otherwise it is read where it is
   bool rank_counting;     // selection by counting, shared by the team; otherwise by digits, each block for itself
   int32_t Dp;             // D rounded up to 4
-  int32_t chunks, words, most_segments;
+  int32_t most_segments;
   int32_t teams;  // that work at the same time, each on one image after another
   // Teams over global memory: each begins with kCounterBytes that are zero.
   void* scratch;

@@ -29,7 +29,7 @@ bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team)
       p.tile_vectors = tile;
       lay_out(p, element_bytes);
       if (p.at.total <= gpu.block_shared_bytes) {
-        p.rank_counting = int64_t{p.S} * p.block_tokens <= kMostComparisons;
+        p.rank_counting = int64_t{p.S} * block_tokens_of(p.S, team) <= kMostComparisons;
         return true;
       }
     }
@@ -38,10 +38,11 @@ bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team)
 }
 
 // Team sizes from the best to the worst: as many blocks an image as one wave has room for, up to `most`; then more,
-// where memory asks for smaller parts; then fewer.
+// where memory asks for smaller parts; then fewer.  Packed images count by their tokens, as so many of the longest: one
+// that is many times the others would keep a small team busy long after they are done.
 std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, int32_t least, int32_t most, int32_t possible) {
   int32_t best = most;
-  while (best > least && p.images * best > gpu.multiprocessors) best /= 2;
+  while (best > least && p.all_tokens * best > int64_t{p.S} * gpu.multiprocessors) best /= 2;
   std::vector<int32_t> teams;
   for (int32_t team = best; team <= possible; team *= 2) teams.push_back(team);
   for (int32_t team = best / 2; team >= least; team /= 2) teams.push_back(team);
@@ -75,7 +76,7 @@ bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, in
 // Small batches want many blocks an image; large ones on older GPUs want one block each and no barrier between blocks.
 std::vector<Path> paths_to_try(const ZipParams& p, const Gpu& gpu) {
   if (gpu.compute_capability >= 90) return {Path::kCluster, Path::kGrid, Path::kBlock};
-  if (p.images >= gpu.multiprocessors) return {Path::kBlock, Path::kGrid};
+  if (p.all_tokens >= int64_t{p.S} * gpu.multiprocessors) return {Path::kBlock, Path::kGrid};
   return {Path::kGrid, Path::kBlock};
 }
 

@@ -22,45 +22,59 @@ __device__ __forceinline__ void store_score(const ZipImage<T, kFromQueries, Team
   z.template at<unsigned>(z.p.at.scores)[token] = z.p.has_cls && token == 0 ? kHighest : ordered(score);
 }
 
-// One row a head (or finished scores): heads ascending.  From the last warps, which have the fewest keys to read.
+// One row a head (or finished scores): heads ascending, and of each the token's cells.  From the last warps, which have
+// the fewest keys to read.
 template <class T, class Team>
 __device__ __forceinline__ void score_rows(const ZipImage<T, false, Team>& z) {
   const ZipParams& p = z.p;
   for (int x = z.threads - 1 - z.tid; x < z.own_tokens; x += z.threads) {
-    const int64_t at = z.b * p.attn_image + z.first_token + x;
+    const int64_t at = z.offset(p.attn_image) + static_cast<int64_t>(z.first_token + x) * p.group;
     float sum = 0;
 #pragma unroll 8
-    for (int h = 0; h < p.attn_heads; h++) sum += load_any(p.attn, at + h * p.attn_head, p.attn_dtype);
+    for (int h = 0; h < p.attn_heads; h++) {
+      for (int cell = 0; cell < p.group; cell++) sum += load_any(p.attn, at + h * p.attn_head + cell, p.attn_dtype);
+    }
     store_score(z, x, sum);
   }
 }
 
-// The mean of an attention matrix, or of its column sums by chunks of queries: a thread adds one column of one head, in
-// blocks of 64 rows, because a plain sum of thousands of small probabilities loses the digits that tell two tokens
-// apart.
+// A column of one head, in blocks of 64 rows, because a plain sum of thousands of small probabilities loses the digits
+// that tell two tokens apart.
+__device__ __forceinline__ float sum_column(const ZipParams& p, int64_t at, int64_t row_stride) {
+  constexpr int kRows = 64;
+  float sum = 0;
+  for (int row = 0; row < p.attn_rows; row += kRows) {
+    const int stop = min(row + kRows, p.attn_rows);
+    float block = 0;
+#pragma unroll 8
+    for (int i = row; i < stop; i++) block += load_any(p.attn, at + i * row_stride, p.attn_dtype);
+    sum += block;
+  }
+  return sum;
+}
+
+// The mean of an attention matrix, or of its column sums by chunks of queries: a thread adds a token's columns of one
+// head.
 template <class T, class Team>
 __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) {
   const ZipParams& p = z.p;
-  constexpr int kRows = 64;
+  const int64_t cells = int64_t{z.S} * p.group;
+  // Column sums of packed images: (attn_heads, attn_rows, cells) of one after another.
+  const int64_t row_stride = p.sequences ? cells : p.attn_row;
+  const int64_t head_stride = p.sequences ? cells * p.attn_rows : p.attn_head;
   float* head_sums = z.template at<float>(p.at.logits);
   for (int x = z.tid; x < z.own_tokens * p.attn_heads; x += z.threads) {
     const int h = x / z.own_tokens, local = x - h * z.own_tokens;
-    const int64_t at = z.b * p.attn_image + h * p.attn_head + z.first_token + local;
+    const int64_t at = z.offset(p.attn_image) + h * head_stride + static_cast<int64_t>(z.first_token + local) * p.group;
     float sum = 0;
-    for (int row = 0; row < p.attn_rows; row += kRows) {
-      const int stop = min(row + kRows, p.attn_rows);
-      float block = 0;
-#pragma unroll 8
-      for (int i = row; i < stop; i++) block += load_any(p.attn, at + i * p.attn_row, p.attn_dtype);
-      sum += block;
-    }
+    for (int cell = 0; cell < p.group; cell++) sum += sum_column(p, at + cell, row_stride);
     head_sums[x] = sum;
   }
   __syncthreads();
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
     float sum = 0;
     for (int h = 0; h < p.attn_heads; h++) sum += head_sums[h * z.own_tokens + x];
-    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(p.attn_queries)));
+    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(cells)));
   }
 }
 
@@ -68,7 +82,7 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
 template <class T, class Team>
 __device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team>& z) {
   const ZipParams& p = z.p;
-  const int chunk = chunk_tokens(p.S);
+  const int chunk = chunk_tokens(z.S);
   float2* stats = z.template at<float2>(p.at.softmax_stats);
   for (int x = z.tid; x < z.own_chunks * p.H; x += z.threads) {
     const int c = x / p.H, h = x - c * p.H, n = min(chunk, z.own_tokens - c * chunk);
@@ -83,7 +97,7 @@ __device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team
   z.team.spread(stats, z.first_chunk * p.H, z.own_chunks * p.H);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(stats, p.chunks * p.H);
+  z.team.fetch(stats, z.chunks * p.H);
 }
 
 // Each head's maximum and the inverse of its sum, by each block for itself: a warp takes a head, its lanes the chunks.
@@ -94,9 +108,9 @@ __device__ __forceinline__ void combine_softmax_stats(const ZipImage<T, true, Te
   float2* head_stats = z.template at<float2>(p.at.head_stats);
   for (int h = z.warp; h < p.H; h += z.warps) {
     float most = -INFINITY, sum = 0;
-    for (int c = z.lane; c < p.chunks; c += 32) most = fmaxf(most, stats[c * p.H + h].x);
+    for (int c = z.lane; c < z.chunks; c += 32) most = fmaxf(most, stats[c * p.H + h].x);
     most = reduce<Max>(most);
-    for (int c = z.lane; c < p.chunks; c += 32) {
+    for (int c = z.lane; c < z.chunks; c += 32) {
       const float2 part = stats[c * p.H + h];
       sum = fmaf(part.y, expf(part.x - most), sum);
     }
@@ -111,7 +125,7 @@ __device__ __forceinline__ void score_logits(const ZipImage<T, true, Team>& z) {
   float2* head_stats = z.template at<float2>(p.at.head_stats);
   if (p.lse) {
     for (int h = z.tid; h < p.H; h += z.threads) {
-      head_stats[h] = make_float2(p.lse[z.b * p.lse_image + h * p.lse_head], 1.f);
+      head_stats[h] = make_float2(p.lse[z.offset(p.lse_image) + h * p.lse_head], 1.f);
     }
   } else {
     share_softmax_stats(z);
@@ -139,7 +153,7 @@ __device__ __forceinline__ void share_scores(const ZipImage<T, kFromQueries, Tea
   z.team.spread(scores, z.first_token, z.own_tokens);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(scores, z.p.S);
+  z.team.fetch(scores, z.S);
 }
 
 }  // namespace visionzip::cuda

@@ -76,8 +76,7 @@ void fill_lse(const Case& c, Inputs& in) {
 // Empty where the emulated device has too little shared memory.
 std::vector<float> run(const Case& c, const Inputs& in, int32_t multiprocessors) {
   std::vector<float> sums(static_cast<size_t>(cuda::kSumChunks) * c.H * c.tokens(), NAN);
-  std::vector<int32_t> offsets{0};
-  for (const int32_t length : c.lengths) offsets.push_back(offsets.back() + length);
+  Placement placement(c.lengths, std::vector<int64_t>(c.lengths.size(), 1), std::vector<int64_t>(c.lengths.size()));
   cuda::ColumnSumsParams p{};
   p.queries = in.queries.data();
   p.keys = in.keys.data();
@@ -88,8 +87,11 @@ std::vector<float> run(const Case& c, const Inputs& in, int32_t multiprocessors)
   p.query_image = p.key_image = c.lengths[0] * in.token;
   p.lse_head = c.packed ? c.tokens() : c.lengths[0];
   p.lse_image = int64_t{c.H} * c.lengths[0];
-  p.cu_seqlens = c.packed ? offsets.data() : nullptr;
+  p.sequences = c.packed ? placement.sequences.data() : nullptr;
+  p.order = placement.order.data();
+  p.group = 1;
   p.images = static_cast<int64_t>(c.lengths.size());
+  p.all_cells = c.tokens();
   p.S = c.longest();
   p.H = c.H;
   p.D = c.D;

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/place.h"
 #include "visionzip/types.h"
 
 namespace visionzip::emulation::tests {
@@ -121,10 +123,30 @@ double merged_value(const Rows& rows, int64_t row, MergeMode mode, const X& x) {
   return own + (merged.empty() ? 0 : sum / n);
 }
 
+// Where packed sequences of these lengths lie, as the kernel says that is for it.
+struct Placement {
+  std::vector<int32_t> cu_seqlens{0}, order, row_starts;
+  std::vector<cuda::Sequence> sequences;
+
+  Placement(const std::vector<int32_t>& lengths, const std::vector<int64_t>& k, const std::vector<int64_t>& m)
+      : order(lengths.size(), -1), row_starts(lengths.size() + 1, -1), sequences(lengths.size()) {
+    int32_t longest = 0;
+    for (const int32_t length : lengths) {
+      cu_seqlens.push_back(cu_seqlens.back() + length);
+      longest = std::max(longest, length);
+    }
+    const cuda::Packing packing{cu_seqlens.data(), static_cast<int32_t>(lengths.size()), cu_seqlens.back(), longest};
+    const cudaError_t error =
+        cuda::launch_place(packing, k, m, {sequences.data(), order.data(), row_starts.data()}, nullptr);
+    if (error != cudaSuccess) throw std::runtime_error(std::string("place: ") + cudaGetErrorString(error));
+  }
+};
+
 // Each runs its cases; throws std::runtime_error where one goes wrong.  Returns how many launches there were.
 int run_column_sums_cases();
 int run_long_column_sums_cases();
 int run_merge_cases();
+int run_packed_cases();
 int run_zip_cases();
 
 }  // namespace visionzip::emulation::tests

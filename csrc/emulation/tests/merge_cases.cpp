@@ -56,6 +56,7 @@ cuda::MergeParams params_of(const Case& c, const Elements& in, const Elements& o
   p.C = c.C;
   p.k = c.k;
   p.m = c.m;
+  p.all_rows = c.B * (c.k + c.m);
   p.dtype = c.dtype;
   p.mode = c.mode;
   return p;

@@ -61,11 +61,12 @@ cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
   p.key_token = int64_t{c.H} * c.D;
   p.key_head = p.query_head = c.D;
   p.attn_rows = c.from_matrix ? c.S : 1;
-  p.attn_queries = p.attn_rows;
   p.attn_row = c.S;
   p.attn_head = int64_t{p.attn_rows} * c.S;
   p.attn_image = c.H * p.attn_head;
   p.images = c.B;
+  p.all_tokens = int64_t{c.B} * c.S;
+  p.group = 1;
   p.S = c.S;
   p.C = c.C;
   p.H = c.H;
