@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import zlib
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -67,3 +68,11 @@ def _global_generators(request: pytest.FixtureRequest) -> None:
 def rng(request: pytest.FixtureRequest) -> torch.Generator:
     """Random numbers of this test alone."""
     return torch.Generator().manual_seed(_seed_of(request))
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

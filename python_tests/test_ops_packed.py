@@ -24,14 +24,6 @@ def assert_same(actual, expected) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; restored afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 @OPS_AND_SOURCES
