@@ -119,7 +119,7 @@ def test_export_with_dynamic_sizes(rng, op):
     assert f"visionzip.{op}.default" in targets
     for B, S in ((1, 41), (4, 90)):
         call = random_call(op, rng, Shape(B=B, S=S, C=20, H=3, D=16, k=example.k, m=example.m))
-        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        eager = call.through(torch.ops.visionzip)
         result = exported.module()(list(call.tensors.values()))
         torch.testing.assert_close(result, eager, rtol=0, atol=0)
 
@@ -128,6 +128,6 @@ def test_autograd_does_not_see_a_view_of_its_input(rng):
     """An operator's results must not share memory with its arguments, not even where it changes nothing."""
     for op, (k, m) in itertools.product(ZIPPING, ((41, 0), (7, 5))):
         call = random_call(op, rng, Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m))
-        results = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        results = call.through(torch.ops.visionzip)
         pointers = {x.untyped_storage().data_ptr() for x in call.tensors.values()}
         assert not pointers & {x.untyped_storage().data_ptr() for x in results}

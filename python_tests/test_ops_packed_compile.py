@@ -114,7 +114,7 @@ def test_export_with_any_number_of_tokens(rng, op):
     assert f"visionzip.{op}.default" in [str(node.target) for node in exported.graph.nodes]
     mix = Mix((60, 50, 40), MIXES[0].k, MIXES[0].m, C=6, H=2, D=4)
     call = random_packed_call(op, rng, mix)
-    eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+    eager = call.through(torch.ops.visionzip)
     torch.testing.assert_close(exported.module()(dict(call.tensors)), eager, rtol=0, atol=0)
 
 
