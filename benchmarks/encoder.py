@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.encoder_memory import peak_bytes
 from benchmarks.encoder_providers import PROVIDERS, EncoderCase, encoder_cases, quick_encoder_cases
 from benchmarks.environment import load
+from benchmarks.runner import rows_right
 from benchmarks.terminal import Table, Terminal
 
 ROUNDS = 3
@@ -65,9 +66,7 @@ class Cost:
 
 def rows_alike(tokens: Tensor, others: Tensor) -> float:
     """The share of the rows of `tokens` (B, n, C) that stand in `others` too, up to an encoder's rounding."""
-    tolerance = 64 * torch.finfo(tokens.dtype).eps
-    tokens, others = tokens.double(), others.double()
-    return (torch.cdist(tokens, others).amin(-1) <= tolerance * tokens.norm(dim=-1)).double().mean().item()
+    return rows_right(tokens, others.double(), roundings=64)
 
 
 @torch.no_grad()

@@ -79,12 +79,12 @@ def quartiles(seconds: list[float]) -> tuple[float, float, float]:
     return tuple(statistics.quantiles(seconds, n=4, method="inclusive"))
 
 
-def rows_right(tokens: Tensor, expected: Tensor) -> float:
+def rows_right(tokens: Tensor, expected: Tensor, roundings: int = 8) -> float:
     """The share of the rows of `tokens` (B, k + m, C) that stand in `expected` (float64), up to tokens' rounding.
 
     Rows are looked up, not compared by place: a single near tie decided otherwise shifts all rows behind it.
     """
-    tolerance = 8 * torch.finfo(tokens.dtype).eps
+    tolerance = roundings * torch.finfo(tokens.dtype).eps
     tokens = tokens.double()
     nearest = torch.cdist(tokens, expected).amin(-1)
     return (nearest <= tolerance * tokens.norm(dim=-1)).double().mean().item()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import zlib
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -14,6 +15,9 @@ from backends import BACKENDS
 
 _SEED_VARIABLE = "VISIONZIP_TEST_SEED"
 _SEED = int(os.environ.get(_SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
+
+# Helpers whose assertions tell as much as those of tests.
+pytest.register_assert_rewrite("bad_input", "oracle", "packed", "torch_checks")
 
 # No deadline: the machine may be busy, and a test's first example pays for what torch sets up lazily.
 hypothesis.settings.register_profile("visionzip", deadline=None, derandomize=False, print_blob=True)
@@ -67,3 +71,11 @@ def _global_generators(request: pytest.FixtureRequest) -> None:
 def rng(request: pytest.FixtureRequest) -> torch.Generator:
     """Random numbers of this test alone."""
     return torch.Generator().manual_seed(_seed_of(request))
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from backends import Backend
@@ -91,13 +93,53 @@ def random_attention(rng: torch.Generator, shape: Shape, dtype: torch.dtype = F3
     return (2 * normal(rng, shape.B, *sizes)).softmax(-1).to(dtype)
 
 
+AnyCall = TypeVar("AnyCall", bound="OperatorCall")
+
+
 @dataclass(frozen=True)
-class Call:
+class OperatorCall(ABC):
     """An operator with its arguments, to be made on any backend."""
 
     op: str
     tensors: dict[str, Tensor]
-    """By argument name, in the schema's order."""
+    """By argument name; the positional ones first, in the schema's order."""
+
+    @property
+    @abstractmethod
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+
+    @property
+    @abstractmethod
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword-only arguments."""
+
+    def with_tensors(self: AnyCall, **tensors: Tensor) -> AnyCall:
+        """The same call with other tensors."""
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def with_each(self: AnyCall, change: Callable[[Tensor], Tensor]) -> AnyCall:
+        """The same call with every tensor changed."""
+        return replace(self, tensors={name: change(x) for name, x in self.tensors.items()})
+
+    def moved(self: AnyCall, backend: Backend) -> AnyCall:
+        """The same call with its tensors where a backend takes them."""
+        return self.with_each(lambda x: x.to(backend.device))
+
+    def through(self, ops: Any) -> Any:
+        """Make the call on what has the operators as attributes, such as `torch.ops.visionzip`."""
+        return getattr(ops, self.op)(*self.args, **self.kwargs)
+
+    def on(self, backend: Backend) -> tuple[Tensor, ...]:
+        """Make the call on a backend; always a tuple of results, on the CPU."""
+        results = self.moved(backend).through(backend.ops)
+        return tuple(x.cpu() for x in ([results] if isinstance(results, Tensor) else results))
+
+
+@dataclass(frozen=True)
+class Call(OperatorCall):
+    """A call of an operator on a batch."""
+
     k: int
     m: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -118,16 +160,6 @@ class Call:
     def has_cls(self) -> bool:
         """Whether token 0 is CLS."""
         return self.options.get("has_cls", True)
-
-    def with_tensors(self, **tensors: Tensor) -> Call:
-        """The same call with other tensors."""
-        return replace(self, tensors={**self.tensors, **tensors})
-
-    def on(self, backend: Backend) -> tuple[Tensor, ...]:
-        """Make the call on a backend; always a tuple of results, on the CPU."""
-        moved = self.with_tensors(**{name: x.to(backend.device) for name, x in self.tensors.items()})
-        results = getattr(backend.ops, self.op)(*moved.args, **moved.kwargs)
-        return tuple(x.cpu() for x in ([results] if isinstance(results, Tensor) else results))
 
 
 def random_call(

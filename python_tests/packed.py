@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import oracle
 import torch
-from backends import Backend
-from inputs import F32, Call, Shape, normal, random_assignment
+from inputs import F32, Call, OperatorCall, Shape, normal, random_assignment
 from torch import Tensor
 
 DECIDING_PACKED = ("select_packed",)
@@ -71,12 +70,9 @@ MIXES = (
 
 
 @dataclass(frozen=True)
-class PackedCall:
-    """An operator on packed images with its arguments, to be made on any backend."""
+class PackedCall(OperatorCall):
+    """A call of an operator on packed images."""
 
-    op: str
-    tensors: dict[str, Tensor]
-    """By argument name; the positional ones first."""
     k: list[int]
     m: list[int]
     options: dict[str, Any] = field(default_factory=dict)
@@ -106,16 +102,6 @@ class PackedCall:
     def row_starts(self) -> list[int]:
         """The cu_seqlens of the rows."""
         return list(accumulate(map(sum, zip(self.k, self.m, strict=True)), initial=0))
-
-    def with_tensors(self, **tensors: Tensor) -> PackedCall:
-        """The same call with other tensors."""
-        return replace(self, tensors={**self.tensors, **tensors})
-
-    def on(self, backend: Backend) -> tuple[Tensor, ...]:
-        """Make the call on a backend; always a tuple of results, on the CPU."""
-        moved = self.with_tensors(**{name: x.to(backend.device) for name, x in self.tensors.items()})
-        results = getattr(backend.ops, self.op)(*moved.args, **moved.kwargs)
-        return tuple(x.cpu() for x in ([results] if isinstance(results, Tensor) else results))
 
 
 def cu_seqlens_of(lengths: tuple[int, ...]) -> Tensor:

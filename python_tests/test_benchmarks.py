@@ -42,13 +42,6 @@ def result(case: Case, **medians: float) -> Result:
     return Result(case, timings, 2)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
-
-
 def test_names_are_unique():
     for cases in (cpu_cases(), cuda_cases(), quick_cases()):
         assert len({case.name for case in cases}) == len(cases)

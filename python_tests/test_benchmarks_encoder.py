@@ -29,13 +29,6 @@ from visionzip_ext.integrations.transformers.early_exit import LayerStack  # noq
 QUICK = quick_encoder_cases()
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield before
-    torch.set_num_threads(before)
-
-
 def test_the_promised_cases_are_there():
     cases = encoder_cases()
     assert {(case.tiles, case.k, case.m, case.dtype) for case in cases} == {

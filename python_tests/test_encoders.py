@@ -12,7 +12,17 @@ import tiny_encoders
 import tiny_models as tiny
 import torch
 import transformers
-from tiny_encoders import CHANNELS, KINDS, clear_pixels, hidden_states, layers_of, pixels, tokens_of
+from tiny_encoders import (
+    CHANNELS,
+    KINDS,
+    clear_pixels,
+    has_cls,
+    hidden_states,
+    layers_of,
+    pixels,
+    tokens_of,
+    without_registers,
+)
 from tiny_models import IMAGE_SIZE, LAYERS, PATCH, PATCHES
 from torch import Tensor, nn
 
@@ -157,13 +167,11 @@ class TestLowPrecision:
         queries, keys = (
             projections[which].unflatten(2, (tiny_encoders.HEADS, -1)).transpose(1, 2) for which in ("queries", "keys")
         )
-        if registers := getattr(encoder.config, "num_register_tokens", 0):
-            queries, keys = (torch.cat([x[:, :, :1], x[:, :, 1 + registers :]], 2) for x in (queries, keys))
-        has_cls = encoder.config.model_type != "siglip_vision_model"
+        queries, keys = (without_registers(encoder, x) for x in (queries, keys))
         scale = queries.shape[-1] ** -0.5
         with torch.no_grad():
             zipped = VisionZipEncoder(encoder, K, M)(images)
-        tokens, indices, assignment = reference.zip_qk(hidden, queries, keys, K, M, scale, has_cls)
+        tokens, indices, assignment = reference.zip_qk(hidden, queries, keys, K, M, scale, has_cls(encoder))
         assert zipped.tokens.dtype == dtype
         assert torch.equal(zipped.decision.indices, indices)
         assert torch.equal(zipped.decision.assignment, assignment)
@@ -335,9 +343,7 @@ class TestTorch:
         untouched = copy.deepcopy(encoder)
         zipped = VisionZipEncoder(encoder, K, M)(images)
         (zipped.tokens**2).sum().backward()
-        state = untouched(images, output_hidden_states=True).hidden_states[-2]
-        if registers := getattr(encoder.config, "num_register_tokens", 0):
-            state = torch.cat([state[:, :1], state[:, 1 + registers :]], 1)
+        state = without_registers(encoder, untouched(images, output_hidden_states=True).hidden_states[-2])
         (reference.merge(state, zipped.decision.assignment, K, M) ** 2).sum().backward()
         expected = {name: p.grad for name, p in untouched.named_parameters() if p.grad is not None}
         got = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}

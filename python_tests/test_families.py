@@ -534,14 +534,16 @@ class TestTraining:
         inputs = processor(
             images=family.images(2), text=[QUESTION, "USER : <image> a cat"], padding=True, return_tensors="pt"
         )
+        return model(**inputs, labels=self.labels(inputs)).loss
+
+    def labels(self, inputs) -> torch.Tensor:
         hidden = (inputs["input_ids"] == IMAGE_TOKEN) | (inputs["attention_mask"] == 0)
-        return model(**inputs, labels=inputs["input_ids"].masked_fill(hidden, -100)).loss
+        return inputs["input_ids"].masked_fill(hidden, -100)
 
     def test_labels_stay_aligned(self, family):
         model, processor = compressed(family)
         inputs = processor(images=family.images(2), text=[QUESTION] * 2, padding=True, return_tensors="pt")
-        hidden = (inputs["input_ids"] == IMAGE_TOKEN) | (inputs["attention_mask"] == 0)
-        labels = inputs["input_ids"].masked_fill(hidden, -100)
+        labels = self.labels(inputs)
         with torch.no_grad():
             loss = model(**inputs, labels=labels).loss
             expected = family.model()(**as_embeddings(model, inputs), labels=labels).loss

@@ -12,7 +12,7 @@ import oracle
 import pytest
 import torch
 from backends import EMULATED
-from inputs import BF16, F16, F32, OPS, Shape, dtype_name, random_call
+from inputs import BF16, DECIDING, F16, F32, OPS, ZIPPING, Shape, dtype_name, random_call
 
 from visionzip_ext import reference
 
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 SHAPE = Shape(B=2, S=90, C=24, H=3, D=16, k=9, m=6)
 SHAPES = (SHAPE, replace(SHAPE, has_cls=False))
 TEAMS = [("block", 1), *itertools.product(("cluster", "grid"), (2, 4, 8, 16))]
-DECIDED_ON_DEVICE = tuple(op for op in OPS if op not in ("merge", "merge_backward"))
 
 
 def _drive(flavour: str, what: str, **environment: str) -> None:
@@ -72,7 +71,7 @@ def test_no_schedule_changes_a_bit(monkeypatch, rng, op, dtype, shape):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", DECIDED_ON_DEVICE)
+@pytest.mark.parametrize("op", DECIDING + ZIPPING)
 def test_no_team_changes_a_bit(monkeypatch, rng, op, shape, seed):
     monkeypatch.setenv(emulation.SEED_VARIABLE, str(seed))
     call = random_call(op, rng, shape)

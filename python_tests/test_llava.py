@@ -11,6 +11,7 @@ import pickle
 import threading
 
 import pytest
+import snapshots
 import tiny_models as tiny
 import torch
 from tiny_models import IMAGE_TOKEN, LAYERS, PATCHES, TRANSFORMERS, features, padded, prompt
@@ -495,29 +496,18 @@ class TestOnlyThisInstance:
         assert features(compressed, tiny.pixels(1)).shape[1] == TOKENS
 
 
-def instance_state(model) -> dict:
-    """Every attribute of every module, by identity; the containers of submodules and hooks by their content."""
-    return {
-        (name, attribute): tuple((key, id(entry)) for key, entry in value.items())
-        if isinstance(value, dict)
-        else id(value)
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-    }
-
-
 class TestRestore:
     def test_model_and_processor_are_as_before(self, model, processor):
         batch = padded([prompt([1, 5], PATCHES, [7])]) | {"pixel_values": tiny.pixels(1)}
         with torch.no_grad():
             expected = model(**batch).logits
-        state, config = instance_state(model), model.config.to_dict()
+        state, config = snapshots.instances(model), model.config.to_dict()
         processor_state = dict(vars(processor))
         compress(model, processor, dominant=K, contextual=M)
         features(model, tiny.pixels(1))
-        assert instance_state(model) != state
+        assert snapshots.instances(model) != state
         assert restore(model, processor) is model
-        assert instance_state(model) == state
+        assert snapshots.instances(model) == state
         assert model.config.to_dict() == config
         assert vars(processor) == processor_state
         with torch.no_grad():
@@ -526,14 +516,14 @@ class TestRestore:
     def test_after_two_calls_of_compress(self, model, processor):
         original = processor.num_additional_image_tokens
         features(model, tiny.pixels(1))
-        state = instance_state(model)
+        state = snapshots.instances(model)
         for dominant in (K, 3):
             compress(model, processor, dominant=dominant, contextual=M)
             assert features(model, tiny.pixels(1)).shape[1] == dominant + M
             inputs = processor(images=tiny.images(1), text="USER : <image>", return_tensors="pt")
             assert placeholders(inputs) == [dominant + M]
         restore(model, processor)
-        assert instance_state(model) == state
+        assert snapshots.instances(model) == state
         assert processor.num_additional_image_tokens == original
 
     def test_a_refused_budget_leaves_the_earlier_one(self, model, processor):

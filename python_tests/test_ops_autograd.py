@@ -14,13 +14,13 @@ from inputs import (
     OPS,
     SMALL,
     ZIPPING,
-    Call,
     Shape,
     dtype_name,
     normal,
     random_call,
 )
 from torch import Tensor
+from torch_checks import check_derivatives, differentiable
 
 from visionzip_ext import reference
 
@@ -34,27 +34,12 @@ SHAPES = (
 FIRST = {"zip": "hidden", "zip_qk": "hidden", "merge": "x", "merge_backward": "grad"}
 
 
-def differentiable(call: Call, backend) -> tuple[Tensor, object]:
-    """A call's first tensor, requiring gradients, and the function of it that the call is."""
-    name = FIRST[call.op]
-    first = call.tensors[name].clone().requires_grad_()
-
-    def function(x: Tensor) -> Tensor:
-        return call.with_tensors(**{name: x}).on(backend)[0]
-
-    return first, function
-
-
 @pytest.mark.filterwarnings("ignore:Input #[01] requires gradient and is not a double precision")
 @pytest.mark.parametrize("merge", MERGE_WORDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("op", FIRST)
 def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, shape, merge):
-    """In float32, the widest type that the kernels take: a linear function may be differenced over a wide step."""
-    first, function = differentiable(random_call(op, rng, shape, merge=merge), dispatched_backend)
-    close = {"eps": 0.5, "atol": 2e-5, "rtol": 1e-4, "nondet_tol": 0.0}
-    assert torch.autograd.gradcheck(function, first, **close)
-    assert torch.autograd.gradgradcheck(function, first, **close)
+    check_derivatives(random_call(op, rng, shape, merge=merge), dispatched_backend)
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
+import bad_input
 import pytest
 import torch
+from bad_input import FLOATS, BadCall, changed
 from inputs import CARRYING, DECIDING, OPS, ZIPPING, Call, Shape, dtype_name, random_call
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-import visionzip_ext
-from visionzip_ext import _checks, _fallback
+from visionzip_ext import _checks
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 
 GOOD = Shape(B=2, S=10, C=6, H=2, D=4, k=3, m=2)
-
-FLOATS = "float32, float16 or bfloat16"
 WRONG_DTYPES = [
     *(torch.float64, torch.complex32, torch.complex64, torch.complex128, torch.bool),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
@@ -28,22 +25,8 @@ QK = ("zip_qk", "select_qk")
 GIVEN = ("zip", "select")
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A good call of `op`, changed, and what the error says after the operator's name."""
-
-    op: str
-    change: dict[str, Any]
-    """By argument: a shape, a dtype or a device for a tensor; a value for anything else."""
-    words: str
-
-    def __str__(self) -> str:
-        changes = (f"{name}={str(value).removeprefix('torch.')}" for name, value in self.change.items())
-        return f"{self.op}-{'-'.join(changes)}"
-
-    @property
-    def message(self) -> str:
-        return f"visionzip::{self.op}: {self.words}"
+class Bad(BadCall):
+    """Of an operator on a batch."""
 
     def call(self) -> Call:
         call = random_call(self.op, torch.Generator().manual_seed(0), GOOD, lse=True)
@@ -51,18 +34,10 @@ class Bad:
             if name in ("k", "m"):
                 call = replace(call, **{name: value})
             elif name in call.tensors:
-                call = call.with_tensors(**{name: _changed(call.tensors[name], value)})
+                call = call.with_tensors(**{name: changed(call.tensors[name], value)})
             else:
                 call.options[name] = value
         return call
-
-
-def _changed(x: torch.Tensor, value: Any) -> torch.Tensor:
-    if isinstance(value, tuple):
-        return x.new_zeros(value)
-    if isinstance(value, torch.dtype):
-        return torch.zeros(x.shape, dtype=value)
-    return x.to(value)
 
 
 def _misfit(name: str, shape: str, base: str, base_shape: str, expected: str) -> str:
@@ -227,71 +202,50 @@ TABLE = _ranks() + _misfits() + _dtypes() + _devices() + _budgets() + _words()
 ON_ONE_DEVICE = [bad for bad in TABLE if bad not in _devices()]
 
 
-def _raises(bad: Bad, do: Any, *, exactly: bool = True) -> None:
-    with pytest.raises(RuntimeError) as caught:
-        do()
-    said = str(caught.value)
-    assert said.splitlines()[0] == bad.message if exactly else bad.message in said
-
-
 @pytest.mark.parametrize("bad", [bad for bad in TABLE if bad.op != "merge_backward"], ids=str)
 def test_function(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(visionzip_ext, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.function)
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_torch_ops(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.torch_ops)
 
 
 @pytest.mark.parametrize("bad", ON_ONE_DEVICE, ids=str)
 def test_dispatched_backend(dispatched_backend, bad):
     """The compiled kernel itself, and any later one."""
-    _raises(bad, lambda: bad.call().on(dispatched_backend))
+    bad.raises(lambda call: call.on(dispatched_backend))
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_checks_of_fake_tensors_and_reference(bad):
-    call = bad.call()
-    kwargs = {name: value for name, value in call.kwargs.items() if name != "scale"}
-    _raises(bad, lambda: getattr(_checks, f"check_{bad.op}")(*call.args, **kwargs))
+    def check(call):
+        kwargs = {name: value for name, value in call.kwargs.items() if name != "scale"}
+        getattr(_checks, f"check_{bad.op}")(*call.args, **kwargs)
+
+    bad.raises(check)
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_fallback(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(_fallback, f"_{bad.op}")(*call.args, **call.kwargs))
+    bad.raises(bad_input.fallback)
 
 
 @pytest.mark.parametrize("bad", ON_ONE_DEVICE, ids=str)
 def test_meta_tensors(bad):
-    call = bad.call()
-    call = call.with_tensors(**{name: x.to("meta") for name, x in call.tensors.items()})
-    _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.meta_tensors)
 
 
 @pytest.mark.parametrize("bad", ON_ONE_DEVICE, ids=str)
 def test_fake_tensors(bad):
-    call = bad.call()
-    with FakeTensorMode() as mode:
-        call = call.with_tensors(**{name: mode.from_tensor(x) for name, x in call.tensors.items()})
-        _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.fake_tensors)
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_compiled_graph(bad, dynamic):
-    call = bad.call()
-    op = getattr(torch.ops.visionzip, bad.op)
-
-    @torch.compile(fullgraph=True, dynamic=dynamic, backend="eager")
-    def compiled(args, kwargs):
-        return op(*args, **kwargs)
-
-    torch._dynamo.reset()
-    _raises(bad, lambda: compiled(call.args, call.kwargs), exactly=False)
+    bad.raises(bad_input.compiled_graph(dynamic), exactly=False)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -305,7 +259,7 @@ def test_inputs_that_require_gradients_are_checked_too(op):
     call = Bad(op, {"k": 11, "m": 0}, "").call()
     call = call.with_tensors(hidden=call.tensors["hidden"].requires_grad_())
     with pytest.raises(RuntimeError, match=f"visionzip::{op}: k = 11 and m = 0 do not fit S = 10 tokens"):
-        getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        bad_input.torch_ops(call)
 
 
 @pytest.mark.parametrize(("k", "m"), [(2**63 - 1, 2**63 - 1), (2**63 - 1, 1), (-(2**63), 2**63 - 1)])

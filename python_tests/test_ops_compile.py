@@ -7,19 +7,12 @@ import itertools
 import pytest
 import torch
 from inputs import BF16, F16, F32, OPS, SMALL, ZIPPING, Call, Shape, random_call
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_checks import OPCHECKS, check_fake_results, check_one_graph, opcheck
 
 import visionzip_ext
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 
-CHECKS = (
-    "test_schema",
-    "test_autograd_registration",
-    "test_faketensor",
-    "test_aot_dispatch_static",
-    "test_aot_dispatch_dynamic",
-)
 SHAPES = (
     SMALL,
     Shape(B=1, S=12, C=3, H=2, D=4, k=4, m=0),
@@ -40,53 +33,23 @@ def calls(op: str, rng: torch.Generator, shape: Shape) -> list[Call]:
     ]
 
 
-def moved(call: Call, backend) -> Call:
-    return call.with_tensors(**{name: x.to(backend.device) for name, x in call.tensors.items()})
-
-
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["plain", "grad"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(dispatched_backend, rng, op, shape, requires_grad):
     for call in calls(op, rng, shape):
-        call = moved(call, dispatched_backend)
-        for x in call.tensors.values():
-            x.requires_grad_(requires_grad and x.is_floating_point())
-        overload = getattr(torch.ops.visionzip, op).default
-        torch.library.opcheck(overload, call.args, call.kwargs, test_utils=CHECKS)
+        opcheck(call, dispatched_backend, requires_grad)
 
 
 def test_opcheck_has_no_other_tests():
-    assert set(CHECKS) >= set(torch.testing._internal.optests.generate_tests.DEFAULT_TEST_UTILS)
+    assert set(OPCHECKS) >= set(torch.testing._internal.optests.generate_tests.DEFAULT_TEST_UTILS)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_fake_results_are_like_real_ones(dispatched_backend, rng, op, shape):
     for call in calls(op, rng, shape):
-        call = moved(call, dispatched_backend)
-        real = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
-        with FakeTensorMode() as mode:
-            faked = call.with_tensors(**{name: mode.from_tensor(x) for name, x in call.tensors.items()})
-            fake = getattr(torch.ops.visionzip, op)(*faked.args, **faked.kwargs)
-        both = [(real, fake)] if isinstance(real, torch.Tensor) else zip(real, fake, strict=True)
-        for a, b in both:
-            assert (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
-
-
-def _compiles_once(op: str, rng: torch.Generator, backend, shapes: list[Shape]) -> None:
-    """Compiled without a graph break for the first shape, `op` serves the others without another compilation."""
-
-    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
-    def compiled(*args, **kwargs):
-        return getattr(torch.ops.visionzip, op)(*args, **kwargs)
-
-    torch._dynamo.reset()
-    for i, shape in enumerate(shapes):
-        call = moved(random_call(op, rng, shape), backend)
-        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
-        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
-            torch.testing.assert_close(compiled(*call.args, **call.kwargs), eager, rtol=0, atol=0)
+        check_fake_results(call, dispatched_backend)
 
 
 @pytest.mark.parametrize("has_cls", [True, False], ids=["cls", "mean"])
@@ -94,13 +57,13 @@ def _compiles_once(op: str, rng: torch.Generator, backend, shapes: list[Shape]) 
 def test_one_graph_for_every_batch_and_length(dispatched_backend, rng, op, has_cls):
     sizes = ((2, 41), (3, 41), (3, 57), (5, 130))
     shapes = [Shape(B=B, S=S, C=20, H=3, D=16, k=7, m=5, has_cls=has_cls) for B, S in sizes]
-    _compiles_once(op, rng, dispatched_backend, shapes)
+    check_one_graph(op, dispatched_backend, [random_call(op, rng, shape) for shape in shapes])
 
 
 @pytest.mark.parametrize("op", ZIPPING)
 def test_one_graph_for_every_budget(dispatched_backend, rng, op):
     shapes = [Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m) for k, m in ((7, 5), (9, 4), (20, 11))]
-    _compiles_once(op, rng, dispatched_backend, shapes)
+    check_one_graph(op, dispatched_backend, [random_call(op, rng, shape) for shape in shapes])
 
 
 def test_the_functions_compile_to_their_named_tuples(rng):
@@ -156,7 +119,7 @@ def test_export_with_dynamic_sizes(rng, op):
     assert f"visionzip.{op}.default" in targets
     for B, S in ((1, 41), (4, 90)):
         call = random_call(op, rng, Shape(B=B, S=S, C=20, H=3, D=16, k=example.k, m=example.m))
-        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        eager = call.through(torch.ops.visionzip)
         result = exported.module()(list(call.tensors.values()))
         torch.testing.assert_close(result, eager, rtol=0, atol=0)
 
@@ -165,6 +128,6 @@ def test_autograd_does_not_see_a_view_of_its_input(rng):
     """An operator's results must not share memory with its arguments, not even where it changes nothing."""
     for op, (k, m) in itertools.product(ZIPPING, ((41, 0), (7, 5))):
         call = random_call(op, rng, Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m))
-        results = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+        results = call.through(torch.ops.visionzip)
         pointers = {x.untyped_storage().data_ptr() for x in call.tensors.values()}
         assert not pointers & {x.untyped_storage().data_ptr() for x in results}

@@ -33,14 +33,6 @@ def assert_same(actual, expected) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; restored afterwards."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @OPS_AND_VALUES

@@ -8,13 +8,17 @@ import sys
 import pytest
 import torch
 
-# Prints by how many bytes the process's peak grows during a call.  What the outputs take is made, and freed, before.
-MEASURE = """
+PEAK = """
 import resource, torch, visionzip_ext
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+"""
 
+# Prints by how many bytes the process's peak grows during a call.  What the outputs take is made, and freed, before.
+MEASURE = (
+    PEAK
+    + """
 def inputs(B):
     hidden = torch.ones({B}, {S}, {C}, dtype={dtype})
     return hidden[:B], torch.randn(B, {S}, {H}, {D}).to({dtype}).transpose(1, 2)
@@ -31,6 +35,7 @@ before = peak()
 results = call(*big, rows)
 print(peak() - before)
 """
+)
 
 SLACK = 6 << 20  # of the allocator and the threads' stacks
 
@@ -56,7 +61,7 @@ def test_peak(op, dtype, has_cls):
 
 
 SCORES_OF_ALL_QUERIES = (
-    MEASURE[: MEASURE.index("def inputs")]
+    PEAK
     + """
 queries, keys = (torch.randn({B}, {S}, {H}, 72).to({dtype}).transpose(1, 2) for _ in range(2))
 
@@ -79,7 +84,7 @@ def test_scores_of_all_queries_take_under_a_tenth_of_eager_attention(dtype):
 
 
 PACKED = (
-    MEASURE[: MEASURE.index("def inputs")]
+    PEAK
     + """
 def call(lengths):
     starts = torch.tensor([0, *lengths]).cumsum(0).int()

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+import bad_input
 import pytest
 import torch
 from backends import CPU
+from bad_input import FLOATS, BadCall, changed
 from inputs import dtype_name
 from packed import CARRYING_PACKED, DECIDING_PACKED, PACKED_OPS, ZIPPING_PACKED, Mix, PackedCall, random_packed_call
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import visionzip_ext
-from visionzip_ext import _fallback, _packed_checks
+from visionzip_ext import _packed_checks
 
 GOOD = Mix((10, 6), (3, 2), (2, 1), C=6, H=2, D=4)  # T = 16
 DECIDING = ZIPPING_PACKED + DECIDING_PACKED
-FLOATS = "float32, float16 or bfloat16"
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A good call of `op`, changed, and what the error says after the operator's name."""
+class Bad(BadCall):
+    """Of an operator on packed images: a list stands for values of cu_seqlens, None for what is left out."""
 
-    op: str
-    change: dict[str, Any]
-    """By argument: a shape, a dtype or a device for a tensor; a list for cu_seqlens; None for what is left out."""
-    words: str
     source: str = "lse"
 
     def __str__(self) -> str:
-        changes = (f"{name}={str(value).removeprefix('torch.')}" for name, value in self.change.items())
-        return f"{self.op}-{self.source}-{'-'.join(changes)}"
-
-    @property
-    def message(self) -> str:
-        return f"visionzip::{self.op}: {self.words}"
+        return f"{self.op}-{self.source}-{self.changes}"
 
     def call(self) -> PackedCall:
         call = random_packed_call(self.op, torch.Generator().manual_seed(0), GOOD, source=self.source)
@@ -49,20 +39,10 @@ class Bad:
                 call.tensors.pop(name, None)
                 call.options.pop(name, None)
             elif name in call.tensors:
-                call = call.with_tensors(**{name: _changed(call.tensors[name], value)})
+                call = call.with_tensors(**{name: changed(call.tensors[name], value)})
             else:
                 call.options[name] = value
         return call
-
-
-def _changed(x: torch.Tensor, value: Any) -> torch.Tensor:
-    if isinstance(value, list):
-        return x.new_tensor(value)
-    if isinstance(value, tuple):
-        return x.new_zeros(value)
-    if isinstance(value, torch.dtype):
-        return torch.zeros(x.shape, dtype=value)
-    return x.to(value)
 
 
 def _sources() -> list[Bad]:
@@ -235,64 +215,40 @@ TABLE = WITHOUT_VALUES + _values()
 ON_ONE_DEVICE = [bad for bad in WITHOUT_VALUES if bad not in _devices()]
 
 
-def _raises(bad: Bad, do: Any, *, exactly: bool = True) -> None:
-    with pytest.raises(RuntimeError) as caught:
-        do()
-    said = str(caught.value)
-    assert said.splitlines()[0] == bad.message if exactly else bad.message in said
-
-
 @pytest.mark.parametrize("bad", [bad for bad in TABLE if bad.op != "merge_packed_backward"], ids=str)
 def test_function(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(visionzip_ext, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.function)
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_torch_ops(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.torch_ops)
 
 
 @pytest.mark.parametrize("bad", WITHOUT_VALUES, ids=str)
 def test_checks_of_fake_tensors_and_reference(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(_packed_checks, f"check_{bad.op}")(*call.args, **call.kwargs))
+    bad.raises(lambda call: getattr(_packed_checks, f"check_{call.op}")(*call.args, **call.kwargs))
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_fallback(bad):
-    call = bad.call()
-    _raises(bad, lambda: getattr(_fallback, f"_{bad.op}")(*call.args, **call.kwargs))
+    bad.raises(bad_input.fallback)
 
 
 @pytest.mark.parametrize("bad", ON_ONE_DEVICE, ids=str)
 def test_meta_tensors(bad):
-    call = bad.call()
-    call = call.with_tensors(**{name: x.to("meta") for name, x in call.tensors.items()})
-    _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.meta_tensors)
 
 
 @pytest.mark.parametrize("bad", ON_ONE_DEVICE, ids=str)
 def test_fake_tensors(bad):
-    call = bad.call()
-    with FakeTensorMode() as mode:
-        call = call.with_tensors(**{name: mode.from_tensor(x) for name, x in call.tensors.items()})
-        _raises(bad, lambda: getattr(torch.ops.visionzip, bad.op)(*call.args, **call.kwargs))
+    bad.raises(bad_input.fake_tensors)
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_compiled_graph(bad, dynamic):
-    call = bad.call()
-    op = getattr(torch.ops.visionzip, bad.op)
-
-    @torch.compile(fullgraph=True, dynamic=dynamic, backend="eager")
-    def compiled(args, kwargs):
-        return op(*args, **kwargs)
-
-    torch._dynamo.reset()
-    _raises(bad, lambda: compiled(call.args, call.kwargs), exactly=False)
+    bad.raises(bad_input.compiled_graph(dynamic), exactly=False)
 
 
 @pytest.mark.parametrize("source", ["lse", "scores"])

@@ -8,9 +8,8 @@ import pytest
 import torch
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
 from packed import PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
-from test_ops_compile import CHECKS
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_checks import check_derivatives, check_fake_results, check_one_graph, differentiable, opcheck
 
 import visionzip_ext
 
@@ -24,84 +23,44 @@ MIXES = (
 FIRST = {"zip_packed": "hidden", "merge_packed": "x", "merge_packed_backward": "grad"}
 
 
-def moved(call: PackedCall, backend) -> PackedCall:
-    return call.with_tensors(**{name: x.to(backend.device) for name, x in call.tensors.items()})
-
-
-def differentiable(call: PackedCall, backend) -> tuple[Tensor, object]:
-    """A call's first tensor, requiring gradients, and the function of it that the call is."""
-    name = FIRST[call.op]
-    first = call.tensors[name].clone().requires_grad_()
-
-    def function(x: Tensor) -> Tensor:
-        return call.with_tensors(**{name: x}).on(backend)[0]
-
-    return first, function
-
-
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["plain", "grad"])
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 @pytest.mark.parametrize("op", PACKED_OPS)
 def test_opcheck(dispatched_backend, rng, op, mix, source, requires_grad):
-    call = moved(random_packed_call(op, rng, mix, (BF16, F16), source=source, merge="mean"), dispatched_backend)
-    for x in call.tensors.values():
-        x.requires_grad_(requires_grad and x.is_floating_point())
-    torch.library.opcheck(getattr(torch.ops.visionzip, op).default, call.args, call.kwargs, test_utils=CHECKS)
+    call = random_packed_call(op, rng, mix, (BF16, F16), source=source, merge="mean")
+    opcheck(call, dispatched_backend, requires_grad)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 @pytest.mark.parametrize("op", PACKED_OPS)
 def test_fake_results_are_like_real_ones(dispatched_backend, rng, op, mix, source):
-    call = moved(random_packed_call(op, rng, mix, (BF16, F32), source=source), dispatched_backend)
-    real = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
-    with FakeTensorMode() as mode:
-        faked = call.with_tensors(**{name: mode.from_tensor(x) for name, x in call.tensors.items()})
-        fake = getattr(torch.ops.visionzip, op)(*faked.args, **faked.kwargs)
-    both = [(real, fake)] if isinstance(real, torch.Tensor) else zip(real, fake, strict=True)
-    for a, b in both:
-        assert (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
+    check_fake_results(random_packed_call(op, rng, mix, (BF16, F32), source=source), dispatched_backend)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("op", PACKED_OPS)
 def test_one_graph_for_every_length_and_budget(dispatched_backend, rng, op, source):
     """As many images each time, of any sizes and budgets."""
-
-    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
-    def compiled(*args, **kwargs):
-        return getattr(torch.ops.visionzip, op)(*args, **kwargs)
-
-    torch._dynamo.reset()
     sizes = {"C": 20, "H": 3, "D": 16}
     mixes = (
         Mix((41, 17, 30), (7, 3, 4), (5, 2, 6), **sizes),
         Mix((41, 17, 35), (7, 3, 5), (5, 2, 7), **sizes),
         Mix((130, 24, 300), (20, 8, 9), (15, 3, 10), **sizes),
     )
-    for i, mix in enumerate(mixes):
-        call = moved(random_packed_call(op, rng, mix, source=source), dispatched_backend)
-        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
-        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
-            torch.testing.assert_close(compiled(*call.args, **call.kwargs), eager, rtol=0, atol=0)
+    check_one_graph(op, dispatched_backend, [random_packed_call(op, rng, mix, source=source) for mix in mixes])
 
 
 @pytest.mark.parametrize("op", PACKED_OPS)
 def test_one_graph_for_any_number_of_images_with_one_budget(dispatched_backend, rng, op):
-    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
-    def compiled(*args, **kwargs):
-        return getattr(torch.ops.visionzip, op)(*args, **kwargs)
-
-    torch._dynamo.reset()
-    for i, lengths in enumerate(((41, 30), (20, 33, 25), (15, 90, 16, 17, 40))):
+    calls = []
+    for lengths in ((41, 30), (20, 33, 25), (15, 90, 16, 17, 40)):
         n = len(lengths)
         # H is none of the other sizes: torch.compile takes sizes that are equal at first for the same one.
         call = random_packed_call(op, rng, Mix(lengths, (7,) * n, (5,) * n, H=5))
-        call = moved(PackedCall(op, call.tensors, [7], [5], call.options), dispatched_backend)
-        eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
-        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
-            torch.testing.assert_close(compiled(*call.args, **call.kwargs), eager, rtol=0, atol=0)
+        calls.append(PackedCall(op, call.tensors, [7], [5], call.options))
+    check_one_graph(op, dispatched_backend, calls)
 
 
 def test_the_functions_compile_to_their_named_tuples(rng):
@@ -155,7 +114,7 @@ def test_export_with_any_number_of_tokens(rng, op):
     assert f"visionzip.{op}.default" in [str(node.target) for node in exported.graph.nodes]
     mix = Mix((60, 50, 40), MIXES[0].k, MIXES[0].m, C=6, H=2, D=4)
     call = random_packed_call(op, rng, mix)
-    eager = getattr(torch.ops.visionzip, op)(*call.args, **call.kwargs)
+    eager = call.through(torch.ops.visionzip)
     torch.testing.assert_close(exported.module()(dict(call.tensors)), eager, rtol=0, atol=0)
 
 
@@ -164,11 +123,7 @@ def test_export_with_any_number_of_tokens(rng, op):
 @pytest.mark.parametrize("mix", [Mix((11, 0, 6), (4, 0, 0), (3, 0, 2), C=2), Mix((7, 5), (2, 3), (1, 0), C=2)], ids=str)
 @pytest.mark.parametrize("op", FIRST)
 def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, mix, merge):
-    """In float32, the widest type that the kernels take: a linear function may be differenced over a wide step."""
-    first, function = differentiable(random_packed_call(op, rng, mix, merge=merge), dispatched_backend)
-    close = {"eps": 0.5, "atol": 2e-5, "rtol": 1e-4, "nondet_tol": 0.0}
-    assert torch.autograd.gradcheck(function, first, **close)
-    assert torch.autograd.gradgradcheck(function, first, **close)
+    check_derivatives(random_packed_call(op, rng, mix, merge=merge), dispatched_backend)
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)

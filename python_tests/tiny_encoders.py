@@ -111,11 +111,10 @@ def eager(model: nn.Module, pixel_values: Tensor, layer: int) -> Eager:
     (keys,) = projected
     hidden, attn = outputs.hidden_states[layer], outputs.attentions[depth - 1]
     keys = keys.unflatten(2, (HEADS, -1)).transpose(1, 2)
-    if registers := getattr(model.config, "num_register_tokens", 0):
-        kept = torch.tensor([0, *range(1 + registers, hidden.shape[1])])
-        hidden, keys, attn = hidden[:, kept], keys[:, :, kept], attn[:, :, kept][..., kept]
+    if getattr(model.config, "num_register_tokens", 0):
+        attn = without_registers(model, without_registers(model, attn).mT).mT
         attn = attn / attn.sum(-1, keepdim=True)
-    return Eager(hidden, keys, attn, model.config.model_type != "siglip_vision_model")
+    return Eager(without_registers(model, hidden), without_registers(model, keys), attn, has_cls(model))
 
 
 def pixels(rng: torch.Generator, count: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:
@@ -133,9 +132,19 @@ def clear_pixels(rng: torch.Generator, model: nn.Module, layer: int, k: int, m: 
     raise AssertionError("20 times images with near ties: they ought to be rare")
 
 
+def has_cls(model: nn.Module) -> bool:
+    """Whether an encoder's token 0 is CLS."""
+    return model.config.model_type != "siglip_vision_model"
+
+
+def without_registers(model: nn.Module, x: Tensor) -> Tensor:
+    """Features (..., tokens, channels) of an encoder, less its register tokens, which follow CLS."""
+    registers = getattr(model.config, "num_register_tokens", 0)
+    return torch.cat([x[..., :1, :], x[..., 1 + registers :, :]], -2) if registers else x
+
+
 @torch.no_grad()
 def hidden_states(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Of an untouched copy, registers left out."""
     states = copy.deepcopy(model)(images, output_hidden_states=True).hidden_states
-    registers = getattr(model.config, "num_register_tokens", 0)
-    return tuple(torch.cat([x[:, :1], x[:, 1 + registers :]], 1) if registers else x for x in states)
+    return tuple(without_registers(model, x) for x in states)

@@ -5,7 +5,6 @@ Vision towers make 4 x 4 patches of a tile; images are cut into grids of 1 to 4 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,49 +146,37 @@ def _with_any_video_processor(name: str) -> type:
     return type(name, (getattr(transformers, name),), unchecked)
 
 
-def _first_of(*candidates: tuple[str, str]) -> Any:
-    """The first class there is, of (module, name): names differ between versions of transformers."""
-    for module, name in candidates:
-        try:
-            return getattr(importlib.import_module(f"transformers.models.{module}"), name)
-        except (ImportError, AttributeError):
-            continue
-    raise ImportError(f"none of {candidates} in transformers {transformers.__version__}")
-
-
-def _edge() -> dict[str, Any]:
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return {"size": {"shortest_edge": IMAGE_SIZE}, "crop_size": size}
-
-
 def _tiled_image_processor(family: str, **options: Any) -> Any:
     name = "".join(part.capitalize() for part in family.split("_")) + "ImageProcessor"
-    cls = _first_of(
+    cls = tiny.first_of(
         (f"{family}.image_processing_pil_{family}", f"{name}Pil"), (f"{family}.image_processing_{family}", name)
     )
     return cls(image_grid_pinpoints=PINPOINTS, **options)
 
 
+# Arguments of processors whose model has a CLIP.
+_OF_CLIP = {
+    "patch_size": PATCH,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+    "chat_template": tiny.CHAT_TEMPLATE,
+}
+
+
 def _llava_next() -> Any:
     return transformers.LlavaNextProcessor(
-        image_processor=_tiled_image_processor("llava_next", **_edge()),
+        image_processor=_tiled_image_processor("llava_next", **tiny.square()),
         tokenizer=tiny.tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tiny.CHAT_TEMPLATE,
+        **_OF_CLIP,
     )
 
 
 def _llava_next_video() -> Any:
     return _with_any_video_processor("LlavaNextVideoProcessor")(
-        image_processor=_tiled_image_processor("llava_next", **_edge()),
+        image_processor=_tiled_image_processor("llava_next", **tiny.square()),
         video_processor=VideoProcessor(),
         tokenizer=tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tiny.CHAT_TEMPLATE,
+        **_OF_CLIP,
     )
 
 
@@ -206,18 +193,15 @@ def _llava_onevision() -> Any:
 
 
 def _video_llava() -> Any:
-    image_processor = _first_of(
+    image_processor = tiny.first_of(
         ("video_llava.image_processing_pil_video_llava", "VideoLlavaImageProcessorPil"),
         ("video_llava.image_processing_video_llava", "VideoLlavaImageProcessor"),
     )
     return _with_any_video_processor("VideoLlavaProcessor")(
-        image_processor=image_processor(**_edge()),
+        image_processor=image_processor(**tiny.square()),
         video_processor=VideoProcessor(),
         tokenizer=tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tiny.CHAT_TEMPLATE,
+        **_OF_CLIP,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,18 +111,28 @@ def tokenizer(video_token: int | None = None) -> PreTrainedTokenizerFast:
     )
 
 
-def image_processor(size: int = IMAGE_SIZE):
-    """The CLIP image processor on Pillow, under the name that this version of transformers gives it."""
-    for module, name in (
-        ("image_processing_pil_clip", "CLIPImageProcessorPil"),
-        ("image_processing_clip", "CLIPImageProcessor"),
-    ):
+def first_of(*candidates: tuple[str, str]) -> Any:
+    """The first class there is, of (module, name): names differ between versions of transformers."""
+    for module, name in candidates:
         try:
-            cls = getattr(importlib.import_module(f"transformers.models.clip.{module}"), name)
-        except ImportError:
+            return getattr(importlib.import_module(f"transformers.models.{module}"), name)
+        except (ImportError, AttributeError):
             continue
-        return cls(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    raise ImportError("transformers has no CLIP image processor")
+    raise ImportError(f"none of {candidates} in transformers {transformers.__version__}")
+
+
+def square(size: int = IMAGE_SIZE) -> dict[str, Any]:
+    """An image processor's options for images of size x size pixels, cut out of larger ones."""
+    return {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+
+
+def image_processor(size: int = IMAGE_SIZE):
+    """The CLIP image processor on Pillow."""
+    cls = first_of(
+        ("clip.image_processing_pil_clip", "CLIPImageProcessorPil"),
+        ("clip.image_processing_clip", "CLIPImageProcessor"),
+    )
+    return cls(**square(size))
 
 
 def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE_SIZE, patch: int | None = PATCH):

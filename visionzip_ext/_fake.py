@@ -57,8 +57,7 @@ def _packed_decision(like: Tensor, T, cu_seqlens: Tensor, k) -> tuple[Tensor, Te
 
 
 def _packed_rows(cu_seqlens: Tensor, k, m):
-    n = cu_seqlens.shape[0] - 1
-    return _packed_checks.total(k, n) + _packed_checks.total(m, n)
+    return _packed_checks.total_rows(k, m, cu_seqlens.shape[0] - 1)
 
 
 @torch.library.register_fake("visionzip::zip_packed")

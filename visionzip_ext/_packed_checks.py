@@ -80,13 +80,18 @@ def total(numbers: Sequence, n):
     return numbers[0] * n if len(numbers) == 1 else sum(numbers)
 
 
+def total_rows(k: Sequence, m: Sequence, n):
+    """The output rows of n sequences."""
+    return total(k, n) + total(m, n)
+
+
 def _budgets(op: str, k: Sequence, m: Sequence, n, T, has_cls: bool) -> None:
     _numbers(op, "k", k, n)
     _numbers(op, "m", m, n)
     if has_cls:
         _cls_is_kept(op, k, m)
     torch._check(
-        total(k, n) + total(m, n) <= T,
+        total_rows(k, m, n) <= T,
         lambda: f"visionzip::{op}: k and m add up to more than T = {_number(T)} tokens",
     )
 
@@ -122,7 +127,22 @@ def _sizes(op: str, base_name: str, base: Tensor, T, group, keys, queries, score
         _fits(op, "lse", lse, "keys", keys, (keys.shape[1], keys.shape[0]))
 
 
-def _check_packed(op, hidden, keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls) -> None:
+def _check_packed(
+    op,
+    hidden,
+    keys,
+    cu_seqlens,
+    k,
+    m,
+    *,
+    queries=None,
+    scores=None,
+    scale=None,
+    lse=None,
+    max_seqlen=None,
+    group=1,
+    has_cls=False,
+) -> None:
     _group(op, group, has_cls)
     _sources(op, queries, scores, scale, lse)
     tensors = _tensors(hidden, keys, queries, scores, lse)
@@ -150,43 +170,13 @@ def _check_packed(op, hidden, keys, cu_seqlens, k, m, queries, scores, scale, ls
     _budgets(op, k, m, _sequences(op, cu_seqlens), T, has_cls)
 
 
-def check_zip_packed(
-    hidden,
-    keys,
-    cu_seqlens,
-    k,
-    m,
-    *,
-    queries=None,
-    scores=None,
-    scale=None,
-    lse=None,
-    max_seqlen=None,
-    group=1,
-    has_cls=False,
-    merge="residual",
-) -> None:
+def check_zip_packed(hidden, keys, cu_seqlens, k, m, *, merge="residual", **options) -> None:
     _merge_word("zip_packed", merge)
-    _check_packed("zip_packed", hidden, keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls)
+    _check_packed("zip_packed", hidden, keys, cu_seqlens, k, m, **options)
 
 
-def check_select_packed(
-    keys,
-    cu_seqlens,
-    k,
-    m,
-    *,
-    queries=None,
-    scores=None,
-    scale=None,
-    lse=None,
-    max_seqlen=None,
-    group=1,
-    has_cls=False,
-) -> None:
-    _check_packed(
-        "select_packed", None, keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls
-    )
+def check_select_packed(keys, cu_seqlens, k, m, **options) -> None:
+    _check_packed("select_packed", None, keys, cu_seqlens, k, m, **options)
 
 
 def _check_carried(op: str, name: str, x: Tensor, assignment: Tensor, cu_seqlens: Tensor, k, m, merge: str) -> None:
@@ -211,8 +201,7 @@ def check_merge_packed(x, assignment, cu_seqlens, k, m, *, merge="residual") -> 
 def check_merge_packed_backward(grad, assignment, cu_seqlens, k, m, *, merge="residual") -> None:
     op = "merge_packed_backward"
     _check_carried(op, "grad", grad, assignment, cu_seqlens, k, m, merge)
-    n = cu_seqlens.shape[0] - 1
-    rows = total(k, n) + total(m, n)
+    rows = total_rows(k, m, cu_seqlens.shape[0] - 1)
     torch._check(
         grad.shape[0] == rows,
         lambda: (

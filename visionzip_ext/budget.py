@@ -65,6 +65,12 @@ def _is_int(x: object) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
 
 
+def check_int(name: str, value: object) -> None:
+    """Raise TypeError unless an argument is an int; True and False are none."""
+    if not _is_int(value):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+
+
 def _checked_lengths(lengths: Sequence[int] | Tensor) -> list[int]:
     if isinstance(lengths, Tensor):
         if lengths.device.type != "cpu" or lengths.ndim != 1 or lengths.dtype not in (torch.int32, torch.int64):
@@ -74,8 +80,7 @@ def _checked_lengths(lengths: Sequence[int] | Tensor) -> list[int]:
             )
         lengths = lengths.tolist()
     for i, length in enumerate(lengths):
-        if not _is_int(length):
-            raise TypeError(f"lengths[{i}] must be an int, got {length!r} of type {type(length).__name__}")
+        check_int(f"lengths[{i}]", length)
         if length < 0:
             raise ValueError(f"lengths[{i}] must be at least 0, got {length}")
     return list(lengths)
@@ -91,8 +96,7 @@ def _share(name: str, value: float) -> Fraction:
 
 
 def _checked_total(total: int, lengths: list[int]) -> int:
-    if not _is_int(total):
-        raise TypeError(f"total must be an int, got {total!r} of type {type(total).__name__}")
+    check_int("total", total)
     least, most = sum(length > 0 for length in lengths), sum(lengths)
     if not least <= total <= most:
         raise ValueError(

@@ -32,6 +32,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from visionzip_ext._checks import _dtype_name
+
 __all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
 
 Numbers = int | Sequence[int] | Tensor
@@ -66,10 +68,10 @@ def _numbers(op: str, name: str, numbers: Numbers) -> list[int]:
     if isinstance(numbers, Tensor):
         integers = (torch.int64, torch.int32)
         if numbers.device.type != "cpu" or numbers.ndim > 1 or numbers.dtype not in integers:
-            dtype = str(numbers.dtype).removeprefix("torch.")
             raise RuntimeError(
-                f"visionzip::{op}: {name} is a tensor of dtype {dtype} and shape {tuple(numbers.shape)} on "
-                f"{numbers.device}; expected an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
+                f"visionzip::{op}: {name} is a tensor of dtype {_dtype_name(numbers.dtype)} and shape "
+                f"{tuple(numbers.shape)} on {numbers.device}; expected an int, a list of ints, or a tensor (n,) of "
+                "int64 or int32 on the CPU"
             )
         numbers = numbers.tolist()
     return list(numbers) if isinstance(numbers, Sequence) else [numbers]

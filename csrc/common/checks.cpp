@@ -8,7 +8,7 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr Rank kHidden[] = {{3, "(B, S, C)"}};
+constexpr Rank kHidden{3, "(B, S, C)"};
 
 void check_budget(const char* op, int64_t k, int64_t m, int64_t tokens, bool has_cls) {
   const int64_t least = has_cls ? 1 : 0;
@@ -46,22 +46,23 @@ void check_attn_rank(const char* op, const Named& attn) {
   check_rank(op, attn, {{2, "(B, S)"}, {3, "(B, H, S)"}, {4, "(B, H, S, S)"}});
 }
 
-void check_qk_ranks(const char* op, const Named& queries, const Named& keys, const std::optional<Tensor>& lse) {
-  check_rank(op, queries, {{4, "(B, H, S, D)"}});
-  check_rank(op, keys, {{4, "(B, H, S, D)"}});
+// hidden: null for the operator that decides alone.
+void check_qk(const char* op, const Tensor* hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m,
+              bool has_cls, const std::optional<Tensor>& lse) {
+  const Named q{"queries", queries}, key{"keys", keys}, first = hidden ? Named{"hidden", *hidden} : q;
+  if (hidden) check_rank(op, first, {kHidden});
+  check_rank(op, q, {{4, "(B, H, S, D)"}});
+  check_rank(op, key, {{4, "(B, H, S, D)"}});
   if (lse) check_rank(op, {"lse", *lse}, {{3, "(B, H, S)"}});
-}
-
-void check_qk_sizes(const char* op, const Named& queries, const Named& keys, const std::optional<Tensor>& lse,
-                    const Named& base, int64_t B, int64_t S) {
-  check_fits(op, queries, base, {B, "H", S, "D"});
-  const Tensor& q = queries.tensor;
-  check_fits(op, keys, queries, {q.size(0), q.size(1), q.size(2), q.size(3)});
-  if (lse) check_fits(op, {"lse", *lse}, queries, {q.size(0), q.size(1), q.size(2)});
-}
-
-void check_lse(const char* op, const Named& first, const std::optional<Tensor>& lse) {
+  check_floating(op, {first, q, key});
+  if (lse) check_dtype(op, {"lse", *lse}, {ScalarType::Float});
+  check_same_device(op, first, {q, key});
   if (lse) check_same_device(op, first, {{"lse", *lse}});
+  const int64_t B = first.tensor.size(0), S = hidden ? hidden->size(1) : queries.size(2);
+  check_fits(op, q, first, {B, "H", S, "D"});
+  check_fits(op, key, q, {queries.size(0), queries.size(1), queries.size(2), queries.size(3)});
+  if (lse) check_fits(op, {"lse", *lse}, q, {queries.size(0), queries.size(1), queries.size(2)});
+  check_budget(op, k, m, S, has_cls);
 }
 
 void check_carried(const char* op, const Named& x, const Named& assignment) {
@@ -96,7 +97,7 @@ MergeMode parse_merge(const char* op, const std::string& word) {
 void check_zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
   const char* op = "zip";
   const Named h{"hidden", hidden}, key{"keys", keys}, a{"attn", attn};
-  check_rank(op, h, {kHidden[0]});
+  check_rank(op, h, {kHidden});
   check_keys_rank(op, key);
   check_attn_rank(op, a);
   check_floating(op, {h, key, a});
@@ -121,29 +122,12 @@ void check_select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, 
 
 void check_zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
                   const std::optional<Tensor>& lse) {
-  const char* op = "zip_qk";
-  const Named h{"hidden", hidden}, q{"queries", queries}, key{"keys", keys};
-  check_rank(op, h, {kHidden[0]});
-  check_qk_ranks(op, q, key, lse);
-  check_floating(op, {h, q, key});
-  if (lse) check_dtype(op, {"lse", *lse}, {ScalarType::Float});
-  check_same_device(op, h, {q, key});
-  check_lse(op, h, lse);
-  check_qk_sizes(op, q, key, lse, h, hidden.size(0), hidden.size(1));
-  check_budget(op, k, m, hidden.size(1), has_cls);
+  check_qk("zip_qk", &hidden, queries, keys, k, m, has_cls, lse);
 }
 
 void check_select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
                      const std::optional<Tensor>& lse) {
-  const char* op = "select_qk";
-  const Named q{"queries", queries}, key{"keys", keys};
-  check_qk_ranks(op, q, key, lse);
-  check_floating(op, {q, key});
-  if (lse) check_dtype(op, {"lse", *lse}, {ScalarType::Float});
-  check_same_device(op, q, {key});
-  check_lse(op, q, lse);
-  check_qk_sizes(op, q, key, lse, q, queries.size(0), queries.size(2));
-  check_budget(op, k, m, queries.size(2), has_cls);
+  check_qk("select_qk", nullptr, queries, keys, k, m, has_cls, lse);
 }
 
 void check_merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m) {

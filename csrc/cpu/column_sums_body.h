@@ -5,6 +5,7 @@
 // transposed, so that a load takes one channel (or, for the bfloat16 dot product, a pair of channels) of kColumns keys.
 #pragma once
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "scores_body.h"
 #include "simd.h"
@@ -33,6 +34,12 @@ struct FloatProduct {
   static inline void multiply_add(Vec& sum, Unit query, Vec keys) { sum += query * keys; }
 };
 
+// What a dtype's elements are multiplied by.
+template <class T>
+struct ProductOf {
+  using Type = FloatProduct<T>;
+};
+
 #if defined(__AVX512BF16__)
 // Pairs of bfloat16 channels, multiplied and added in float by one instruction.
 struct PairProduct {
@@ -52,6 +59,11 @@ struct PairProduct {
     sum = reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(pair),
                                                  reinterpret_cast<__m512bh>(keys)));
   }
+};
+
+template <>
+struct ProductOf<BFloat16> {
+  using Type = PairProduct;
 };
 #endif
 
@@ -214,18 +226,8 @@ static void column_sums_of(const ColumnSumTask& task, int64_t chunk_begin, int64
 }
 
 static void column_sums(const ColumnSumTask& task, int64_t begin, int64_t end, float* out, void* workspace) {
-  switch (task.dtype) {
-    case DType::kFloat32:
-      return column_sums_of<float, FloatProduct<float>>(task, begin, end, out, workspace);
-    case DType::kFloat16:
-      return column_sums_of<Half, FloatProduct<Half>>(task, begin, end, out, workspace);
-    case DType::kBFloat16:
-#if defined(__AVX512BF16__)
-      return column_sums_of<BFloat16, PairProduct>(task, begin, end, out, workspace);
-#else
-      return column_sums_of<BFloat16, FloatProduct<BFloat16>>(task, begin, end, out, workspace);
-#endif
-  }
+  dispatch(task.dtype,
+           [&]<class T>() { column_sums_of<T, typename ProductOf<T>::Type>(task, begin, end, out, workspace); });
 }
 
 }  // namespace visionzip::cpu::VISIONZIP_ISA

@@ -1,6 +1,7 @@
 // Rows of the output from rows of the input, and the adjoint of that.
 #pragma once
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -61,14 +62,7 @@ static void merge_slice(const MergeTask& task, int64_t begin, int64_t end, float
 }
 
 static void merge(const MergeTask& task, int64_t begin, int64_t end, float* sums) {
-  switch (task.dtype) {
-    case DType::kFloat32:
-      return merge_slice<float>(task, begin, end, sums);
-    case DType::kFloat16:
-      return merge_slice<Half>(task, begin, end, sums);
-    case DType::kBFloat16:
-      return merge_slice<BFloat16>(task, begin, end, sums);
-  }
+  dispatch(task.dtype, [&]<class T>() { merge_slice<T>(task, begin, end, sums); });
 }
 
 template <class T>
@@ -95,14 +89,7 @@ static void spread_rows(const SpreadTask& task, int64_t begin, int64_t end) {
 }
 
 static void spread(const SpreadTask& task, int64_t begin, int64_t end) {
-  switch (task.dtype) {
-    case DType::kFloat32:
-      return spread_rows<float>(task, begin, end);
-    case DType::kFloat16:
-      return spread_rows<Half>(task, begin, end);
-    case DType::kBFloat16:
-      return spread_rows<BFloat16>(task, begin, end);
-  }
+  dispatch(task.dtype, [&]<class T>() { spread_rows<T>(task, begin, end); });
 }
 
 }  // namespace visionzip::cpu::VISIONZIP_ISA

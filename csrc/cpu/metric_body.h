@@ -1,6 +1,7 @@
 // Keys -> metric and CLS logits, in one read.
 #pragma once
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -57,14 +58,7 @@ static void metric_rows(const MetricTask& task, int64_t begin, int64_t end) {
 }
 
 static void metric(const MetricTask& task, int64_t begin, int64_t end) {
-  switch (task.keys.dtype) {
-    case DType::kFloat32:
-      return metric_rows<float>(task, begin, end);
-    case DType::kFloat16:
-      return metric_rows<Half>(task, begin, end);
-    case DType::kBFloat16:
-      return metric_rows<BFloat16>(task, begin, end);
-  }
+  dispatch(task.keys.dtype, [&]<class T>() { metric_rows<T>(task, begin, end); });
 }
 
 template <class T>
@@ -73,14 +67,7 @@ static void widen_row(const T* x, int64_t n, float* out) {
 }
 
 static void widen(const void* x, DType dtype, int64_t n, float* out) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return widen_row(static_cast<const float*>(x), n, out);
-    case DType::kFloat16:
-      return widen_row(static_cast<const Half*>(x), n, out);
-    case DType::kBFloat16:
-      return widen_row(static_cast<const BFloat16*>(x), n, out);
-  }
+  dispatch(dtype, [&]<class T>() { widen_row(static_cast<const T*>(x), n, out); });
 }
 
 }  // namespace visionzip::cpu::VISIONZIP_ISA

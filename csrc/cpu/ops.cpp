@@ -80,13 +80,11 @@ Call describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool
   return call;
 }
 
-// Queries and keys are taken in one dtype; where theirs differ, both as float32.
 Call describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
                  const std::optional<Tensor>& lse) {
-  const bool same = queries.scalar_type() == keys.scalar_type();
-  Call call = describe_keys(same ? keys : torch::stable::to(keys, ScalarType::Float), k, m, has_cls);
+  Call call = describe_keys(in_common_dtype(keys, queries), k, m, has_cls);
   call.inputs.problem.source = ScoreSource::kQueryKey;
-  const Tensor& q = call.queries.emplace(unit_stride(same ? queries : torch::stable::to(queries, ScalarType::Float)));
+  const Tensor& q = call.queries.emplace(in_common_dtype(queries, keys));
   call.inputs.query_head_stride = q.stride(1);
   call.inputs.query_token_stride = q.stride(2);
   call.inputs.scale = static_cast<float>(scale);

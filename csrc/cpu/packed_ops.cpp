@@ -71,12 +71,8 @@ Tensor row_starts_of(const Places& places) {
   return starts;
 }
 
-// Queries and keys are taken in one dtype; where theirs differ, both as float32.
 void take_queries(Call& call, const PackedArguments& a) {
-  const bool same = a.queries->scalar_type() == a.keys.scalar_type();
-  const auto widened = [&](const Tensor& x) { return unit_stride(same ? x : torch::stable::to(x, ScalarType::Float)); };
-  call.keys = widened(a.keys);
-  const Tensor& q = call.queries.emplace(widened(*a.queries));
+  const Tensor& q = call.queries.emplace(in_common_dtype(*a.queries, a.keys));
   call.inputs.problem.source = ScoreSource::kQueryKey;
   call.inputs.query_head_stride = q.stride(1);
   call.inputs.query_token_stride = q.stride(0);
@@ -95,8 +91,8 @@ void take_scores(Call& call, const PackedArguments& a) {
 Call describe(const char* op, const PackedArguments& a) {
   const int64_t T = a.keys.size(0) / a.group;
   Places places = place_sequences(op, a.cu_seqlens, T, a.k, a.m, a.max_seqlen);
-  Call call{unit_stride(a.keys), new_tensor({places.kept}, ScalarType::Long), new_tensor({T}, ScalarType::Long),
-            row_starts_of(places)};
+  Call call{a.queries ? in_common_dtype(a.keys, *a.queries) : unit_stride(a.keys),
+            new_tensor({places.kept}, ScalarType::Long), new_tensor({T}, ScalarType::Long), row_starts_of(places)};
   call.places = std::move(places);
   CallInputs& in = call.inputs;
   if (a.queries) {
@@ -119,13 +115,17 @@ Call describe(const char* op, const PackedArguments& a) {
   return call;
 }
 
+DecisionPlace decision_of(const char* op, const Place& place) {
+  return {op, place.number, true, place.first_token, place.first_row};
+}
+
 ImageInputs describe_image(const char* op, const Place& place, int64_t* assignment) {
   ImageInputs image{};
   image.S = place.S;
   image.k = place.k;
   image.m = place.m;
   image.assignment = assignment + place.first_token;
-  image.place = {op, place.number, true, place.first_token, place.first_row};
+  image.place = decision_of(op, place);
   return image;
 }
 
@@ -231,9 +231,8 @@ Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const
   parallel(static_cast<int64_t>(places.sequences.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const Place& place = places.sequences[static_cast<size_t>(i)];
-      const DecisionPlace where{op, place.number, true, place.first_token, place.first_row};
       const int64_t* own = assigned + place.first_token;
-      const Selection selection = read_decision(where, own, place.S, place.k, place.m);
+      const Selection selection = read_decision(decision_of(op, place), own, place.S, place.k, place.m);
       token_weights(own, selection, place.first_row + place.k, mode, weight + place.first_token);
     }
   });

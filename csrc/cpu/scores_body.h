@@ -1,6 +1,7 @@
 // Scores from rows of attention that somebody else computed, and from the CLS row's logits.
 #pragma once
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -37,14 +38,7 @@ static void add_rows(const AttentionRows& a, float factor, float* scores, int64_
 }
 
 static void add_rows(const AttentionRows& a, float factor, float* scores, int64_t begin, int64_t end) {
-  switch (a.dtype) {
-    case DType::kFloat32:
-      return add_rows<float>(a, factor, scores, begin, end);
-    case DType::kFloat16:
-      return add_rows<Half>(a, factor, scores, begin, end);
-    case DType::kBFloat16:
-      return add_rows<BFloat16>(a, factor, scores, begin, end);
-  }
+  dispatch(a.dtype, [&]<class T>() { add_rows<T>(a, factor, scores, begin, end); });
 }
 
 static inline float max_of_row(const float* x, int64_t n) {

@@ -103,15 +103,15 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
         ValueError: neither of the two is compressed.
     """
     if is_original_llava(model):
-        if not restore_original(model):
-            raise ValueError(f"this {type(model).__name__} is not compressed, there is nothing to restore")
-        return model
-    adapter = adapter_for(model).attached_to(model)
-    processor_was_changed = processor is not None and placeholders.undo(processor)
-    if adapter is not None:
-        adapter.detach()
-        delattr(adapter.seam.config, _CONFIG_KEY)
-    elif not processor_was_changed:
+        undone = restore_original(model)
+    else:
+        adapter = adapter_for(model).attached_to(model)
+        undone = processor is not None and placeholders.undo(processor)
+        if adapter is not None:
+            adapter.detach()
+            delattr(adapter.seam.config, _CONFIG_KEY)
+            undone = True
+    if not undone:
         raise ValueError(f"this {type(model).__name__} is not compressed, there is nothing to restore")
     return model
 

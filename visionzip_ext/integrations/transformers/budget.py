@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from visionzip_ext.budget import check_int
+
 MERGE_RULES = ("residual", "mean")
 UNITS = ("tile", "image")
 
@@ -51,8 +53,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the four on their own; `check_fits` checks them against an encoder."""
         for name, value, least in (("dominant", self.dominant, 1), ("contextual", self.contextual, 0)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+            check_int(name, value)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.merge not in MERGE_RULES:

@@ -43,7 +43,7 @@ class LlavaNextAdapter(ModelAdapter):
     """`LlavaNextForConditionalGeneration` and `LlavaNextModel`. Tiles are zipped between tower and projector."""
 
     tiled = True
-    processors = ("LlavaNextProcessor",)
+    processor_class = "LlavaNextProcessor"
     modalities = ("image",)
 
     def check_budget(self) -> None:
@@ -71,14 +71,13 @@ class LlavaNextAdapter(ModelAdapter):
     ) -> Any:
         """Tiles (images, most tiles, 3, height, width) or (tiles, 3, ...) -> a list of (tokens, channels)."""
         images = [self.images.image(*map(int, size)) for size in image_sizes]
-        tiles = tiles_of(pixel_values, [len(image.tiles) for image in images])
-        encoded = self.encode(self.tower, tiles, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        return self.as_returned(self._arranged(encoded, images), encoded, return_dict)
+        layer = vision_feature_layer, vision_feature_select_strategy
+        return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
 
     def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
         """See `ModelAdapter.placeholders`."""
         config = self.seam.config
-        check_class(processor, *self.processors)
+        check_class(processor, self.processor_class)
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)
         check_pinpoints(processor, config)
@@ -86,9 +85,17 @@ class LlavaNextAdapter(ModelAdapter):
             check_token(processor, config, modality)
         return CountedPlaceholders(TiledCounts(self.images))
 
+    def tiled_features(
+        self, pixel_values: Tensor, images: list[TiledImage], *layer: Any, return_dict: bool | None, **kwargs: Any
+    ) -> Any:
+        """What `image_features` returns, for images whose tiles are known. Further arguments are those of `encode`."""
+        tiles = tiles_of(pixel_values, [len(image.tiles) for image in images])
+        encoded = self.encode(self.tower, tiles, *layer, **kwargs)
+        return self.as_returned(self._arranged(encoded, images), encoded, return_dict)
+
     def _arranged(self, encoded: EncodedTiles, images: list[TiledImage]) -> list[Tensor]:
         zipped = self.zip(encoded, [tile for image in images for tile in image.tiles])
-        counts = [sum(tile.budget.tokens for tile in image.tiles) for image in images]
+        counts = [image.rows for image in images]
         rows, places = self.project(zipped.rows).split(counts), zipped.places.split(counts)
         newline = self.seam.image_newline
         return [self.images.arrange(*of_image, newline) for of_image in zip(images, rows, places, strict=True)]
@@ -98,7 +105,7 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
     """`LlavaNextVideoForConditionalGeneration`: frames are zipped before the model's spatial pooling, in its place."""
 
     feature_methods = ("get_image_features", "get_video_features")
-    processors = ("LlavaNextVideoProcessor",)
+    processor_class = "LlavaNextVideoProcessor"
     modalities = ("image", "video")
 
     def video_features(
@@ -115,9 +122,12 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
         features, encoded = self.zip_videos(
             self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
         )
+        return self.as_returned(self.finished_videos(features), encoded, return_dict)
+
+    def finished_videos(self, features: Tensor) -> Any:
+        """Zipped videos (B, tokens of a video, channels), projected, as this version's model expects them."""
         # transformers 4 flattens each video's (frames, tokens) itself.
-        result = features if RETURNS_OUTPUT_OBJECT else tuple(features.unsqueeze(1))
-        return self.as_returned(result, encoded, return_dict)
+        return features if RETURNS_OUTPUT_OBJECT else tuple(features.unsqueeze(1))
 
 
 def tiles_of(pixel_values: Tensor, counts: list[int]) -> Tensor:

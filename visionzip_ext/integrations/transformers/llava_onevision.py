@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 
 from visionzip_ext.integrations.transformers.counted_placeholders import CountedPlaceholders
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
-from visionzip_ext.integrations.transformers.llava_next import LlavaNextAdapter, TiledCounts, tiles_of
+from visionzip_ext.integrations.transformers.llava_next import LlavaNextVideoAdapter, TiledCounts
 from visionzip_ext.integrations.transformers.processor_checks import (
     check_class,
     check_pinpoints,
@@ -29,14 +29,14 @@ class OnevisionCounts(TiledCounts):
         return super().of_image(height, width, alone=alone) if alone else self.images.tokens(self.images.single())
 
 
-class LlavaOnevisionAdapter(LlavaNextAdapter):
+class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
     """`LlavaOnevisionForConditionalGeneration` and `LlavaOnevisionModel`.
 
     Tiles are zipped before the projector, and so are frames: before the model's pooling, in its place. The newline that
     closes a video stays. In the native layout a large grid is not scaled down: that made tokens fewer, as zipping does.
     """
 
-    feature_methods = ("get_image_features", "get_video_features")
+    processor_class = "LlavaOnevisionProcessor"
 
     def image_features(
         self,
@@ -57,33 +57,20 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
             self.images.image(*map(int, size)) if by_itself else self.images.single()
             for size, by_itself in zip(image_sizes, alone, strict=True)
         ]
-        tiles = tiles_of(pixel_values, [len(image.tiles) for image in images])
-        encoded = self.encode(self.tower, tiles, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        return self.as_returned(self._arranged(encoded, images), encoded, return_dict)
+        layer = vision_feature_layer, vision_feature_select_strategy
+        return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
 
-    def video_features(
-        self,
-        pixel_values_videos: Tensor | None = None,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        return_dict: bool | None = None,
-        pixel_values: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Videos (B, frames, 3, height, width) -> (B, tokens of a video and a newline, channels), projected."""
-        videos = pixel_values if pixel_values_videos is None else pixel_values_videos
-        features, encoded = self.zip_videos(
-            self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
-        )
-        if RETURNS_OUTPUT_OBJECT:  # transformers 4 adds the newline later
-            newline = self.seam.image_newline.to(features).expand(len(features), 1, -1)
-            features = torch.cat([features, newline], 1)
-        return self.as_returned(features, encoded, return_dict)
+    def finished_videos(self, features: Tensor) -> Tensor:
+        """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
+        if not RETURNS_OUTPUT_OBJECT:  # transformers 4 adds it later
+            return features
+        newline = self.seam.image_newline.to(features).expand(len(features), 1, -1)
+        return torch.cat([features, newline], 1)
 
     def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
         """See `ModelAdapter.placeholders`."""
         config = self.seam.config
-        check_class(processor, "LlavaOnevisionProcessor")
+        check_class(processor, self.processor_class)
         if processor.num_image_tokens != self.tower.patches**2:
             raise ValueError(
                 f"processor.num_image_tokens is {processor.num_image_tokens}, but the model's vision tower makes "
@@ -91,6 +78,6 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
             )
         check_size(processor, config.vision_config)
         check_pinpoints(processor, config)
-        for modality in ("image", "video"):
+        for modality in self.modalities:
             check_token(processor, config, modality)
         return CountedPlaceholders(OnevisionCounts(self.images, newlines_of_video=1))

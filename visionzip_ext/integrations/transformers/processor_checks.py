@@ -9,10 +9,10 @@ from transformers import ProcessorMixin
 _WAY_OUT = "take the processor of the same checkpoint"
 
 
-def check_class(processor: ProcessorMixin, *names: str) -> None:
-    """Raise TypeError unless the processor is of one of these classes of transformers."""
-    if not any(cls.__name__ in names for cls in type(processor).__mro__):
-        raise TypeError(f"processor must be the model's {' or '.join(names)}, got {type(processor).__name__}")
+def check_class(processor: ProcessorMixin, name: str) -> None:
+    """Raise TypeError unless the processor is of this class of transformers."""
+    if not any(cls.__name__ == name for cls in type(processor).__mro__):
+        raise TypeError(f"processor must be the model's {name}, got {type(processor).__name__}")
 
 
 def check_patches(processor: ProcessorMixin, vision_config: Any) -> None:

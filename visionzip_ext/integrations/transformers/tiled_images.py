@@ -40,6 +40,11 @@ class TiledImage:
     grid: tuple[int, int]
     unpadded: Region
 
+    @property
+    def rows(self) -> int:
+        """What its tiles become, newlines not counted."""
+        return sum(tile.budget.tokens for tile in self.tiles)
+
 
 @dataclass(frozen=True)
 class TiledImages:
@@ -99,7 +104,7 @@ class TiledImages:
 
     def tokens(self, image: TiledImage) -> int:
         """Tokens that the language model sees of an image."""
-        return sum(tile.budget.tokens for tile in image.tiles) + self._newlines(image)
+        return image.rows + self._newlines(image)
 
     def arrange(self, image: TiledImage, rows: Tensor, places: Tensor, newline: Tensor) -> Tensor:
         """Order an image's zipped rows.

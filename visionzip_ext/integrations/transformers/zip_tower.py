@@ -50,43 +50,23 @@ class _Lock:
         return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
 
 
-@dataclass(frozen=True)
-class TokenLayout:
-    """Which of a tower's tokens are not patches; the patches follow them.
-
-    Attributes:
-        has_cls: token 0 is CLS.
-        registers: so many register tokens follow it (DINOv2 with registers); they stand for no place in the image and
-            are left out before anything is decided.
-    """
-
-    has_cls: bool
-    registers: int = 0
+# Vision towers by `model_type` of their config: whether token 0 is CLS.
+_HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False, "dinov2": True, "dinov2_with_registers": True}
 
 
-# Vision towers by `model_type` of their config.
-_TOKEN_LAYOUTS = {
-    "clip_vision_model": TokenLayout(has_cls=True),
-    "siglip_vision_model": TokenLayout(has_cls=False),
-    "dinov2": TokenLayout(has_cls=True),
-}
-
-
-def token_layout(tower: PreTrainedModel) -> TokenLayout:
-    """Where a tower has its patches.
+def starts_with_cls(tower: PreTrainedModel) -> bool:
+    """Whether a tower's token 0 is CLS.
 
     Raises:
         TypeError: a tower of an unknown kind.
     """
     kind = tower.config.model_type
-    if kind == "dinov2_with_registers":
-        return TokenLayout(has_cls=True, registers=tower.config.num_register_tokens)
-    if kind not in _TOKEN_LAYOUTS:
-        known = ", ".join((*_TOKEN_LAYOUTS, "dinov2_with_registers"))
+    if kind not in _HAS_CLS:
         raise TypeError(
-            f"a vision tower of type {kind!r} ({type(tower).__name__}) is not supported; supported: {known}"
+            f"a vision tower of type {kind!r} ({type(tower).__name__}) is not supported; "
+            f"supported: {', '.join(_HAS_CLS)}"
         )
-    return _TOKEN_LAYOUTS[kind]
+    return _HAS_CLS[kind]
 
 
 class ZipTower:
@@ -117,8 +97,9 @@ class ZipTower:
             ValueError: `vision_feature_layer` is out of range.
         """
         self.tower = tower
-        self._tokens = token_layout(tower)
-        self.has_cls = self._tokens.has_cls
+        self.has_cls = starts_with_cls(tower)
+        # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
+        self._registers = getattr(tower.config, "num_register_tokens", 0)
         self.early_exit = early_exit
         self._stack = LayerStack(tower)
         self.layers = len(self._stack.layers)
@@ -177,7 +158,7 @@ class ZipTower:
         with self._lock.held(), self._tap.recording() as calls:
             features, outputs = self._run(pixel_values, kwargs)
         attention = self._only_call(calls)
-        if self._tokens.registers:
+        if self._registers:
             features = self._without_registers(features)
             queries, keys = (self._without_registers(x) for x in (attention.queries, attention.keys))
             attention = AttentionInputs(queries, keys, attention.scale)
@@ -187,7 +168,7 @@ class ZipTower:
 
     def _without_registers(self, x: Tensor) -> Tensor:
         """(..., tokens, channels) with CLS and patches alone."""
-        first_patch = self.has_cls + self._tokens.registers
+        first_patch = self.has_cls + self._registers
         return torch.cat([x[..., : int(self.has_cls), :], x[..., first_patch:, :]], -2)
 
     def _run(self, pixel_values: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, BaseModelOutputWithPooling]:
