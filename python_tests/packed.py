@@ -52,6 +52,8 @@ class Mix:
         return sum(self.k) + sum(self.m)
 
 
+EVERY_LENGTH = tuple(range(0, 99, 4))
+
 MIXES = (
     Mix((41, 7, 130, 12), (7, 3, 17, 4), (5, 2, 8, 0)),
     Mix((41, 7, 130, 12), (7, 3, 17, 4), (5, 2, 8, 0), has_cls=True),
@@ -62,7 +64,7 @@ MIXES = (
     Mix((1, 1, 2), (1, 0, 1), (0, 1, 1), H=1, D=4, C=5),
     Mix((41, 7, 30), (7, 3, 9), (5, 2, 4), group=4),
     Mix((40, 0, 11, 500), (7, 0, 3, 54), (5, 0, 2, 10), group=3, H=2, D=40, C=33),
-    Mix(tuple(range(99)), tuple(S // 2 for S in range(99)), tuple(S // 7 for S in range(99)), H=2, D=8, C=8),
+    Mix(EVERY_LENGTH, tuple(S // 2 for S in EVERY_LENGTH), tuple(S // 7 for S in EVERY_LENGTH), H=2, D=8, C=8),
     Mix((), (), ()),
     Mix((0,), (0,), (0,)),
     Mix((30, 30), (5, 6), (4, 3), C=0),

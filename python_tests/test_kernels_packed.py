@@ -8,7 +8,7 @@ import pytest
 import torch
 from backends import EMULATED
 from inputs import BF16, F16, F32, dtype_name
-from packed import PACKED_OPS, Mix, random_packed_call
+from packed import PACKED_OPS, Mix, PackedCall, random_packed_call
 from test_kernels import TEAMS
 
 from visionzip_ext import reference
@@ -68,6 +68,13 @@ def test_many_tokens_without_max_seqlen(monkeypatch, rng):
     mix = Mix((900,) * 80, (20,) * 80, (4,) * 80, C=8, H=1, D=4)
     call = random_packed_call("zip_packed", rng, mix, source="scores")
     packed.check(call, call.on(EMULATED))
+
+
+def test_tokens_of_no_image(rng):
+    call = random_packed_call("select_packed", rng, Mix((20,), (5,), (3,)))
+    call = PackedCall(call.op, {**call.tensors, "cu_seqlens": torch.zeros(1, dtype=torch.int32)}, [], [], call.options)
+    with pytest.raises(RuntimeError, match=r"cu_seqlens has shape \(1\); expected \(n \+ 1\), n > 0, for T = 20"):
+        call.on(EMULATED)
 
 
 def test_an_image_too_large_for_the_kernels(rng):

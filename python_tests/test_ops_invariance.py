@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends import CPU
 from inputs import BF16, DECIDING, DTYPES, F16, F32, OPS, ZIPPING, Call, Shape, dtype_name, nearly_tied, random_call
 
 SHAPES = (
@@ -59,22 +60,20 @@ def test_run_to_run(bitwise_backend, rng, op, shape, values):
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=dtype_name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @OPS_AND_VALUES
-def test_any_number_of_threads(bitwise_backend, rng, threads, op, shape, dtype, values):
+def test_any_number_of_threads(rng, threads, op, shape, dtype, values):
     """One image alone as well: its work may be shared out differently from a batch's."""
     call = values(random_call(op, rng, shape, (dtype, dtype, dtype)))
     alone = images(call, [0])
     threads(1)
-    expected, expected_alone = call.on(bitwise_backend), alone.on(bitwise_backend)
+    expected, expected_alone = call.on(CPU), alone.on(CPU)
     for number in (2, 3, 8):
         threads(number)
-        assert_same(call.on(bitwise_backend), expected)
-        assert_same(alone.on(bitwise_backend), expected_alone)
+        assert_same(call.on(CPU), expected)
+        assert_same(alone.on(CPU), expected_alone)
 
 
 @pytest.mark.parametrize("tokens_of_last_target", [0, 3, 200, 240])
-def test_merge_by_any_number_of_threads_however_uneven_the_targets(
-    bitwise_backend, rng, threads, tokens_of_last_target
-):
+def test_merge_by_any_number_of_threads_however_uneven_the_targets(rng, threads, tokens_of_last_target):
     """Threads share an image's rows, or its channels where a few targets take most of the tokens."""
     S, k, m = 301, 20, 30
     remaining = torch.arange(k, S)
@@ -85,10 +84,10 @@ def test_merge_by_any_number_of_threads_however_uneven_the_targets(
     assignment[0, remaining[:: (S - k) // m][:m]] = torch.arange(k, k + m)
     call = Call("merge", {"x": torch.randn(1, S, 200, generator=rng), "assignment": assignment}, k, m)
     threads(1)
-    expected = call.on(bitwise_backend)
+    expected = call.on(CPU)
     for number in (2, 3, 8):
         threads(number)
-        assert_same(call.on(bitwise_backend), expected)
+        assert_same(call.on(CPU), expected)
 
 
 @pytest.mark.parametrize("op", ZIPPING + DECIDING)

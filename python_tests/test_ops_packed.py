@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import packed
 import pytest
 import torch
-from backends import CPU
+from backends import CPU, EMULATED
 from hypothesis import given, settings
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
 from packed import CARRYING_PACKED, MIXES, PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
@@ -48,7 +48,7 @@ def test_both_merges(backend, rng, op, merge):
 def test_the_same_bits_as_in_a_batch(bitwise_backend, rng, op, source, mix, dtype):
     call = random_packed_call(op, rng, mix, (dtype, dtype), source=source)
     results = call.on(bitwise_backend)
-    for i in range(0, len(mix.lengths), max(1, len(mix.lengths) // 40)):
+    for i in range(len(mix.lengths)):
         if mix.k[i] + mix.m[i]:
             assert_same(packed.of_image(call, i, results), packed.image(call, i).on(bitwise_backend))
 
@@ -83,8 +83,11 @@ def rearranged(call: PackedCall, order: list[int]) -> PackedCall:
     return PackedCall(call.op, tensors, [call.k[i] for i in order], [call.m[i] for i in order], call.options)
 
 
+FORTY_TIMES = Mix((400, 10, 10, 10), (30, 3, 3, 3), (9, 2, 2, 2), H=2, D=24)
+
+
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=dtype_name)
-@pytest.mark.parametrize("mix", [MIXES[0], MIXES[1], MIXES[5], MIXES[7], MIXES[8]], ids=str)
+@pytest.mark.parametrize("mix", [MIXES[0], MIXES[1], FORTY_TIMES, MIXES[7]], ids=str)
 @OPS_AND_SOURCES
 def test_neighbours_do_not_matter(bitwise_backend, rng, op, source, mix, dtype):
     """Alone, in reversed order, several times, between many others: an image gives the same bits."""
@@ -92,7 +95,7 @@ def test_neighbours_do_not_matter(bitwise_backend, rng, op, source, mix, dtype):
     results = call.on(bitwise_backend)
     last = len(mix.lengths) - 1
     orders = [[i] for i in range(last + 1)]
-    orders += [list(range(last, -1, -1)), [1, 0, 1, 1, last, 0], [i % (last + 1) for i in range(37)]]
+    orders += [list(range(last, -1, -1)), [1, 0, 1, 1, last, 0], [i % (last + 1) for i in range(13)]]
     for order in orders:
         other = rearranged(call, order)
         others = other.on(bitwise_backend)
@@ -145,10 +148,13 @@ def test_max_seqlen_changes_no_bit(bitwise_backend, rng, source, mix):
         assert_same(bounded.on(bitwise_backend), expected)
 
 
-def test_a_thousand_images(backend, rng):
+def test_a_thousand_images(backend, rng, monkeypatch):
+    if backend is EMULATED:
+        monkeypatch.setenv("VISIONZIP_PATH", "block")  # the least work for the host
     lengths = torch.randint(0, 40, (1000,), generator=rng).tolist()
     k, m = ([int(S * share) for S in lengths] for share in (0.4, 0.3))
     call = random_packed_call("zip_packed", rng, Mix(tuple(lengths), tuple(k), tuple(m), C=4, H=1, D=4))
+    call.options["max_seqlen"] = 40
     packed.check(call, call.on(backend))
 
 

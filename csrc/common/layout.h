@@ -15,34 +15,27 @@ inline torch::stable::Tensor unit_stride(const torch::stable::Tensor& x) {
   return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
 }
 
-// (B, S, *) as (B, S, C) with a unit stride in C, in place where the layout allows it.
-inline torch::stable::Tensor flat_channels(const torch::stable::Tensor& x) {
-  if (x.dim() == 3) return unit_stride(x);
-  int64_t channels = 1;
-  for (int64_t d = 2; d < x.dim(); d++) channels *= x.size(d);
-  return unit_stride(torch::stable::reshape(x, {x.size(0), x.size(1), channels}));
+// x with its first `leading` dimensions, and all others as one of unit stride; in place where the layout allows it.
+inline torch::stable::Tensor flat_channels(const torch::stable::Tensor& x, int64_t leading) {
+  if (x.dim() == leading + 1) return unit_stride(x);
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < leading; d++) sizes.push_back(x.size(d));
+  sizes.push_back(1);
+  for (int64_t d = leading; d < x.dim(); d++) sizes.back() *= x.size(d);
+  return unit_stride(torch::stable::reshape(x, sizes));
 }
 
-// The sizes of x with another number of rows.
-inline std::vector<int64_t> with_rows(const torch::stable::Tensor& x, int64_t rows) {
-  std::vector<int64_t> sizes{x.size(0), rows};
-  for (int64_t d = 2; d < x.dim(); d++) sizes.push_back(x.size(d));
+// The sizes of x, but for one dimension's.
+inline std::vector<int64_t> with_size(const torch::stable::Tensor& x, int64_t dimension, int64_t size) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < x.dim(); d++) sizes.push_back(d == dimension ? size : x.size(d));
   return sizes;
 }
 
-// (T, *) as (T, C) with a unit stride in C, in place where the layout allows it.
-inline torch::stable::Tensor flat_rows(const torch::stable::Tensor& x) {
-  if (x.dim() == 2) return unit_stride(x);
-  int64_t channels = 1;
-  for (int64_t d = 1; d < x.dim(); d++) channels *= x.size(d);
-  return unit_stride(torch::stable::reshape(x, {x.size(0), channels}));
-}
-
-// The sizes of x with another number of first elements.
-inline std::vector<int64_t> with_first(const torch::stable::Tensor& x, int64_t rows) {
-  std::vector<int64_t> sizes{rows};
-  for (int64_t d = 1; d < x.dim(); d++) sizes.push_back(x.size(d));
-  return sizes;
+// Queries or keys as they are multiplied with `other`: in one dtype, both as float32 where theirs differ.
+inline torch::stable::Tensor in_common_dtype(const torch::stable::Tensor& x, const torch::stable::Tensor& other) {
+  const bool same = x.scalar_type() == other.scalar_type();
+  return unit_stride(same ? x : torch::stable::to(x, torch::headeronly::ScalarType::Float));
 }
 
 }  // namespace visionzip

@@ -112,7 +112,7 @@ void describe_merge(CallInputs& inputs, std::vector<ImageInputs>& images, const 
 }
 
 ZipResult run_zip(Call&& call, const Tensor& hidden, int64_t rows, MergeMode mode) {
-  const Tensor flat = flat_channels(hidden);
+  const Tensor flat = flat_channels(hidden, 2);
   call.inputs.problem.operation = Operation::kZip;
   const Tensor tokens = new_tensor({hidden.size(0), rows, hidden.size(2)}, hidden.scalar_type());
   describe_merge(call.inputs, call.images, flat, tokens, mode);
@@ -153,8 +153,8 @@ Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t
 Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
   const MergeMode mode = parse_merge("merge", merge);
   check_merge(x, assignment, k, m);
-  const Tensor flat = flat_channels(x), rows = torch::stable::contiguous(assignment);
-  Tensor out = new_tensor(with_rows(x, k + m), x.scalar_type());
+  const Tensor flat = flat_channels(x, 2), rows = torch::stable::contiguous(assignment);
+  Tensor out = new_tensor(with_size(x, 1, k + m), x.scalar_type());
   CallInputs inputs{};
   inputs.problem.operation = Operation::kMerge;
   inputs.problem.B = x.size(0);
@@ -175,10 +175,10 @@ Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, co
 Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
   const MergeMode mode = parse_merge("merge_backward", merge);
   check_merge_backward(grad, assignment, k, m);
-  const Tensor flat = flat_channels(grad), rows = torch::stable::contiguous(assignment);
+  const Tensor flat = flat_channels(grad, 2), rows = torch::stable::contiguous(assignment);
   const int64_t B = assignment.size(0), S = assignment.size(1), C = flat.size(2);
   const int64_t* assigned = rows.const_data_ptr<int64_t>();
-  Tensor out = new_tensor(with_rows(grad, S), grad.scalar_type());
+  Tensor out = new_tensor(with_size(grad, 1, S), grad.scalar_type());
 
   Buffer weights;
   float* weight = weights.floats(B * S);

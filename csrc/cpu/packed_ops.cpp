@@ -198,8 +198,8 @@ Tensor merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_
   Numbers each_k = k, each_m = m;
   check_merge_packed(x, assignment, cu_seqlens, each_k, each_m);
   const Places places = place_sequences(op, cu_seqlens, x.size(0), each_k, each_m, {});
-  const Tensor flat = flat_rows(x), given = torch::stable::contiguous(assignment);
-  Tensor out = new_tensor(with_first(x, places.rows), x.scalar_type());
+  const Tensor flat = flat_channels(x, 1), given = torch::stable::contiguous(assignment);
+  Tensor out = new_tensor(with_size(x, 0, places.rows), x.scalar_type());
   CallInputs inputs{};
   inputs.problem.operation = Operation::kMerge;
   describe_merge(inputs, flat, mode);
@@ -222,9 +222,9 @@ Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const
   check_merge_packed_backward(grad, assignment, cu_seqlens, each_k, each_m);
   const int64_t T = assignment.size(0);
   const Places places = place_sequences(op, cu_seqlens, T, each_k, each_m, {});
-  const Tensor flat = flat_rows(grad), given = torch::stable::contiguous(assignment);
+  const Tensor flat = flat_channels(grad, 1), given = torch::stable::contiguous(assignment);
   const int64_t* assigned = given.const_data_ptr<int64_t>();
-  Tensor out = new_tensor(with_first(grad, T), grad.scalar_type());
+  Tensor out = new_tensor(with_size(grad, 0, T), grad.scalar_type());
 
   Buffer weights;
   float* weight = weights.floats(T);

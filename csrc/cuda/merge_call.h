@@ -17,8 +17,8 @@ Tensor carry(const char* op, const Tensor& x, const Tensor& assignment, int64_t 
              MergeMode mode, const Launch& launch) {
   const int32_t device = device_of(x);
   const DeviceGuard guard(device);
-  const Tensor flat = flat_channels(x), contiguous_assignment = torch::stable::contiguous(assignment);
-  Tensor out = torch::stable::new_empty(x, with_rows(x, rows));
+  const Tensor flat = flat_channels(x, 2), contiguous_assignment = torch::stable::contiguous(assignment);
+  Tensor out = torch::stable::new_empty(x, with_size(x, 1, rows));
   if (out.numel() == 0) return out;
   MergeParams p{};
   p.in = flat.const_data_ptr();

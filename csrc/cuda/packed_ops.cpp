@@ -8,8 +8,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -46,6 +48,11 @@ class Images {
  public:
   Images(const char* op, const Tensor& cu_seqlens, int64_t tokens, const Numbers& k, const Numbers& m)
       : op_(op), starts_(torch::stable::contiguous(cu_seqlens)), tokens_(tokens), k_(k), m_(m) {
+    if (count() == 0 && tokens > 0) {
+      throw std::runtime_error("visionzip::" + std::string(op) +
+                               ": cu_seqlens has shape (1); expected (n + 1), n > 0, " +
+                               "for T = " + std::to_string(tokens) + " tokens");
+    }
     const auto each = static_cast<int64_t>(sizeof(Sequence) + sizeof(int32_t));
     places_ = torch::stable::new_empty(starts_, {count() * each}, ScalarType::Byte);
   }
@@ -97,10 +104,9 @@ struct PackedCall {
   Tensor indices, assignment, row_starts;
 };
 
-// Queries and keys are taken in one dtype; where theirs differ, both as float32.
 void take_queries(FusedCall& call, const PackedArguments& a) {
   ZipParams& p = call.params;
-  const Tensor& queries = *call.queries;
+  const Tensor& queries = call.queries.emplace(in_common_dtype(*a.queries, a.keys));
   p.queries = queries.const_data_ptr();
   p.query_image = queries.stride(0);
   p.query_head = queries.stride(1);
@@ -124,12 +130,7 @@ void take_scores(FusedCall& call, const PackedArguments& a) {
 }
 
 FusedCall describe_fused(const char* op, const PackedArguments& a, const Images& images) {
-  const auto in_one_dtype = [&](const Tensor& x) {
-    const bool same = !a.queries || dtype_of(*a.queries) == dtype_of(a.keys);
-    return unit_stride(same ? x : torch::stable::to(x, ScalarType::Float));
-  };
-  FusedCall call{op, in_one_dtype(a.keys)};
-  if (a.queries) call.queries = in_one_dtype(*a.queries);
+  FusedCall call{op, a.queries ? in_common_dtype(a.keys, *a.queries) : unit_stride(a.keys)};
   call.has_cls = a.has_cls;
   const bool has_heads = a.keys.dim() == 3;
   ZipParams& p = call.params;
@@ -212,8 +213,8 @@ Decision decide(PackedCall& call, int32_t device) {
 template <class Launch>
 Tensor carry(const char* op, const Images& images, const Tensor& x, const Tensor& assignment, int64_t rows,
              MergeMode mode, int32_t device, const Launch& launch) {
-  const Tensor flat = flat_rows(x), given = torch::stable::contiguous(assignment);
-  Tensor out = torch::stable::new_empty(x, with_first(x, rows));
+  const Tensor flat = flat_channels(x, 1), given = torch::stable::contiguous(assignment);
+  Tensor out = torch::stable::new_empty(x, with_size(x, 0, rows));
   if (out.numel() == 0) return out;
   MergeParams p{};
   p.in = flat.const_data_ptr();

@@ -63,13 +63,9 @@ FusedCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64
   return call;
 }
 
-// Queries and keys are taken in one dtype; where theirs differ, both as float32.
 FusedCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
                       bool has_cls, const std::optional<Tensor>& lse) {
-  const auto in_one_dtype = [&](const Tensor& x) {
-    return unit_stride(dtype_of(queries) == dtype_of(keys) ? x : torch::stable::to(x, ScalarType::Float));
-  };
-  FusedCall call{op, in_one_dtype(keys), {}, in_one_dtype(queries)};
+  FusedCall call{op, in_common_dtype(keys, queries), {}, in_common_dtype(queries, keys)};
   call.has_cls = has_cls;
   call.scale = scale;
   describe_keys(call, keys, k, m);
