@@ -168,6 +168,7 @@ def cuda_cases() -> list[Case]:
         *(Case(op="zip_qk", B=B, **at_64, **bf16, **SIGLIP) for B in (1, 8)),
         *(Case(op="zip_qk", B=B, k=384, m=64, **bf16, **LONG) for B in (1, 8)),
         Case(op="zip_qk", B=1, k=384, m=64, **bf16, **LONG_MEAN),
+        Case(**PACKED, **bf16),
     ]
 
 

@@ -28,6 +28,7 @@ LEAST_FOR_CLUSTERS = (9, 0)
 SMALL = {"B": 3, "S": 41, "C": 24, "H": 3, "D": 16, "k": 7, "m": 5}
 ODD = {"B": 2, "S": 77, "C": 33, "H": 2, "D": 9, "k": 10, "m": 4}  # no row is a multiple of 16 bytes
 LARGER = {"B": 2, "S": 300, "C": 264, "H": 2, "D": 64, "k": 30, "m": 8}
+PACKED = {**SMALL, "k": 12, "m": 6, "has_cls": False, "lengths": (41, 9, 20), "group": 2}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -38,12 +39,16 @@ def cases() -> list[Case]:
         *(Case("odd", op, **ODD, dtype=torch.bfloat16) for op in ("zip", "zip_qk", "merge")),
         *(Case("larger", op, **LARGER, dtype=torch.bfloat16) for op in ("zip", "zip_qk", "merge")),
         Case("small-mean", "zip", **SMALL, dtype=torch.float32, has_cls=False, merge="mean"),
+        *(Case("all-queries", "zip_qk", **SMALL, dtype=dtype, has_cls=False) for dtype in DTYPES),
+        *(Case("packed", "zip_packed", **PACKED, dtype=dtype) for dtype in DTYPES),
     ]
 
 
 def compute(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
     """The case's operator, tokens first; then the operator that decides alone, or the gradient's."""
     sizes = (case.k, case.m)
+    if case.op == "zip_packed":
+        return _compute_packed(ops, case, inputs)
     if case.op == "merge":
         tokens = ops.merge(inputs["hidden"], inputs["assignment"], *sizes, merge=case.merge)
         return tokens, ops.merge_backward(tokens, inputs["assignment"], *sizes, merge=case.merge)
@@ -55,6 +60,20 @@ def compute(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
     return (
         *whole(inputs["hidden"], *tensors, *sizes, merge=case.merge, **options),
         *decide(*tensors, *sizes, **options),
+    )
+
+
+def _compute_packed(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
+    hidden, keys, starts = (inputs[name] for name in ("hidden", "keys", "cu_seqlens"))
+    options = {"queries": inputs["queries"], "scale": case.scale, "group": case.group, "max_seqlen": case.S}
+    tokens, *decision = ops.zip_packed(hidden, keys, starts, *case.budgets, merge=case.merge, **options)
+    carried = (decision[1], starts, *case.budgets)
+    return (
+        tokens.unsqueeze(0),
+        *decision,
+        *ops.select_packed(keys, starts, *case.budgets, **options),
+        ops.merge_packed(hidden, *carried, merge=case.merge),
+        ops.merge_packed_backward(tokens, *carried, merge=case.merge),
     )
 
 

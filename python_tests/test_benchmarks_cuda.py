@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_promised_cases_are_there():
-    """LLaVA-1.5 at 64, 128, 192 tokens; LLaVA-NeXT at 160, 320, 640; Video-LLaVA at 136; SigLIP; S = 4096; B to 160."""
+    """LLaVA-1.5 at 64, 128, 192 tokens; LLaVA-NeXT at 160, 320, 640; Video-LLaVA at 136; SigLIP; S = 4096; packed; B to 160."""
     tokens: dict[str, set[int]] = {}
     for case in cuda_cases():
         images = case.B if case.model in ("llava-next", "video-llava") else 1
@@ -31,8 +31,8 @@ def test_the_promised_cases_are_there():
     assert tokens["llava-1.5"] == {64, 128, 192}
     assert tokens["llava-next"] == {160, 320, 640}
     assert tokens["video-llava"] == {136}
-    assert {case.S for case in cuda_cases()} == {257, 577, 729, 4096}
-    assert {case.op for case in cuda_cases()} == {"zip", "zip_qk", "merge"}
+    assert {case.S for case in cuda_cases()} == {257, 577, 729, 1024, 4096}
+    assert {case.op for case in cuda_cases()} == {"zip", "zip_qk", "zip_packed", "merge"}
     batches = {case.B for case in cuda_cases()}
     assert (min(batches), max(batches)) == (1, 160)
     assert {case.has_cls for case in cuda_cases() if case.S == 729} == {False}

@@ -14,7 +14,8 @@ What these functions share:
   tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
   sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
-  runs, that is checked; on a GPU reading it would wait for the GPU, so it is the caller's duty there.
+  runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a device-side
+  assertion that names the rule, as torch's own do for an index out of range.
 - **scores or queries**: a token's score is given, or it is the mean attention that it receives from its own image's
   tokens: softmax(scale * queries @ keys.T), of which nothing of size (S, S) exists in memory.
 - **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =
@@ -106,8 +107,9 @@ def zip_packed(
         scale: with queries: the attention's factor on Q K^T, usually D ** -0.5.
         lse: with queries, optional: (H, g * T) float32, the log-sum-exp of each row, as attention over packed sequences
             returns it.
-        max_seqlen: an upper bound of an image's tokens, by which a GPU's work is planned without waiting for
-            cu_seqlens. Checked on the CPU.
+        max_seqlen: an upper bound of an image's tokens, by which a GPU's work is planned. Give it there: without it,
+            the plan is for one image of all T tokens, and where those are too many (several thousand), cu_seqlens is
+            read, which waits for the GPU and cannot be captured into a graph.
         group: cells to a token.
         has_cls: the first token of each image is CLS.
         merge: "residual" or "mean", as in `zip`.
