@@ -65,6 +65,7 @@ MIXES = (
     Mix((41, 7, 30), (7, 3, 9), (5, 2, 4), group=4),
     Mix((40, 0, 11, 500), (7, 0, 3, 54), (5, 0, 2, 10), group=3, H=2, D=40, C=33),
     Mix(EVERY_LENGTH, tuple(S // 2 for S in EVERY_LENGTH), tuple(S // 7 for S in EVERY_LENGTH), H=2, D=8, C=8),
+    Mix((90, 80), (1, 70), (1, 5), H=1, D=8),  # few rows of the longest, most of another
     Mix((), (), ()),
     Mix((0,), (0,), (0,)),
     Mix((30, 30), (5, 6), (4, 3), C=0),
