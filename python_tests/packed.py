@@ -151,7 +151,7 @@ def random_packed_call(
             tensors["hidden"] = normal(rng, mix.T, mix.C, dtype=of_hidden)
             options["merge"] = merge
         tensors["keys"] = normal(rng, cells, mix.H, mix.D, dtype=of_keys)
-        options |= {"has_cls": mix.has_cls, "group": mix.group}
+        options |= {"has_cls": mix.has_cls, "group": mix.group, "max_seqlen": max(mix.lengths, default=0)}
         if source != "scores":
             tensors["queries"] = normal(rng, cells, mix.H, mix.D, dtype=of_keys)
             options["scale"] = max(mix.D, 1) ** -0.5
