@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_promised_cases_are_there():
-    """LLaVA-1.5 at 64, 128, 192 tokens; LLaVA-NeXT at 160, 320, 640; Video-LLaVA at 136; SigLIP; S = 4096; packed; B to 160."""
+    """LLaVA-1.5 at 64, 128, 192 tokens; LLaVA-NeXT at 160, 320, 640; Video-LLaVA at 136; SigLIP; S = 4096; packed."""
     tokens: dict[str, set[int]] = {}
     for case in cuda_cases():
         images = case.B if case.model in ("llava-next", "video-llava") else 1
