@@ -76,6 +76,28 @@ class TestFeatures:
         assert [x.shape for x in one_by_one] == [(1, TOKENS, CHANNELS)] * 3
         torch.testing.assert_close(torch.cat(one_by_one), together, rtol=1e-4, atol=1e-4)
 
+    def test_the_decision_of_the_latest_images(self, model, rng):
+        with pytest.raises(ValueError, match=r"is not compressed; call visionzip_ext.visionzip\(model\) first"):
+            last_zip(model)
+        images = pixels(rng, 3)
+        visionzip(model, dominant=K, contextual=M)
+        assert last_zip(model) is None
+        zipped = features(model, images)
+        decision = last_zip(model)
+        unzipped = features(restore(model), images)  # without CLS, which is kept and first
+        patches, dominant = decision.of_patches()
+        carried = reference.merge(unzipped, patches, dominant, M)
+        torch.testing.assert_close(zipped[:, 1:], carried, rtol=1e-4, atol=1e-4)
+
+    def test_a_decision_for_each_image_of_a_list(self, model, rng):
+        images = pixels(rng, 3)
+        visionzip(model, dominant=K, contextual=M)
+        features(model, images)
+        together = last_zip(model)
+        features(model, list(images))
+        assert [d.assignment.shape for d in last_zip(model)] == [(1, PATCHES + 1)] * 3
+        assert torch.equal(torch.cat([d.assignment for d in last_zip(model)]), together.assignment)
+
     def test_images_of_several_tiles_one_after_another(self, model, rng):
         visionzip(model, dominant=K, contextual=M)
         images = [pixels(rng, 3), pixels(rng, 1), pixels(rng, 1)[0]]

@@ -14,8 +14,8 @@ What these functions share:
   tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
   sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
-  runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a device-side
-  assertion that names the rule, as torch's own do for an index out of range.
+  runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with an assertion
+  that names the rule, as torch's own do for an index out of range.
 - **scores or queries**: a token's score is given, or it is the mean attention that it receives from its own image's
   tokens: softmax(scale * queries @ keys.T), of which nothing of size (S, S) exists in memory.
 - **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers import placeholders
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter, Settings
 from visionzip_ext.integrations.transformers.budget import Budget
-from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original
+from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
 from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
 from visionzip_ext.integrations.transformers.tiled_images import check_layout
@@ -116,22 +117,23 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
     return model
 
 
-def last_zip(model: PreTrainedModel) -> ZipDecision | list[ZipDecision] | None:
+def last_zip(model: nn.Module) -> ZipDecision | list[ZipDecision] | None:
     """Which tokens the latest forward kept, merged and dropped; None if no image has gone through yet.
 
     One decision for all tiles of that forward; a list of one for each tile where their budgets differ (budget="image",
-    layout="native"). With several threads it is the latest forward of any of them.
+    layout="native"), or for each image where a tower of an original LLaVA repository is given a list. With several
+    threads it is the latest forward of any of them.
 
     Raises:
         TypeError: an unknown model.
         ValueError: the model is not compressed.
     """
-    adapter: ModelAdapter | None = adapter_for(model).attached_to(model)
-    if adapter is None:
-        raise ValueError(
-            f"this {type(model).__name__} is not compressed; call visionzip_ext.compress(model, processor) first"
-        )
-    return adapter.last_decision
+    original = is_original_llava(model)
+    compressed = tower_forward_of(model) if original else adapter_for(model).attached_to(model)
+    if compressed is None:
+        call = "visionzip(model)" if original else "compress(model, processor)"
+        raise ValueError(f"this {type(model).__name__} is not compressed; call visionzip_ext.{call} first")
+    return compressed.last_decision
 
 
 def supported_models() -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from visionzip_ext.integrations.transformers.budget import Budget
-from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, zip_tower_of
+from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, ZippedImages, zip_tower_of
+from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
 
 
 @dataclass(eq=False)
@@ -24,18 +25,26 @@ class _TowerForward:
         tower: the instance.
         encoder: zips its vision model's tokens.
         before: a `forward` of the instance's own, which accelerate puts there; None if it had the class's.
+        last_decision: see `last_zip`.
     """
 
     tower: nn.Module
     encoder: VisionZipEncoder
     before: Callable | None
+    last_decision: ZipDecision | list[ZipDecision] | None = None
 
     def __call__(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Images (B, 3, height, width) -> (B, dominant + contextual, C), in their dtype; or lists of single ones."""
         if isinstance(images, list):
-            return [self(image.unsqueeze(0)) for image in images]
-        pixel_values = images.to(device=self.tower.device, dtype=self.tower.dtype)
-        return self.encoder(pixel_values).tokens.to(images.dtype)
+            zipped = [self._zip(image.unsqueeze(0)) for image in images]
+            self.last_decision = [each.decision for each in zipped]
+            return [each.tokens.to(image.dtype) for each, image in zip(zipped, images, strict=True)]
+        zipped = self._zip(images)
+        self.last_decision = zipped.decision
+        return zipped.tokens.to(images.dtype)
+
+    def _zip(self, images: Tensor) -> ZippedImages:
+        return self.encoder(images.to(device=self.tower.device, dtype=self.tower.dtype))
 
 
 def is_original_llava(model: Any) -> bool:
@@ -78,12 +87,17 @@ def _check_channels(tower: nn.Module, depths: tuple[int, ...]) -> None:
 
 def restore_original(model: nn.Module) -> bool:
     """Undo `compress_original`. False if there is nothing to undo."""
-    tower = model.get_vision_tower()
-    forward = tower.__dict__.get("forward")
-    if not isinstance(forward, _TowerForward):
+    forward = tower_forward_of(model)
+    if forward is None:
         return False
     forward.encoder.detach()
-    del tower.forward
+    del forward.tower.forward
     if forward.before is not None:
-        tower.forward = forward.before
+        forward.tower.forward = forward.before
     return True
+
+
+def tower_forward_of(model: nn.Module) -> _TowerForward | None:
+    """What `compress_original` put into the model's tower; None if it is not compressed."""
+    forward = model.get_vision_tower().__dict__.get("forward")
+    return forward if isinstance(forward, _TowerForward) else None
