@@ -3,7 +3,8 @@
 A time alone says little, as machines differ; so each timing of ours is divided by yardsticks of its own run: the copy
 of the same bytes (the fraction of the roofline) and the compiled recipe in a CUDA graph; where neither was measured, as
 on a CPU, the recipe. A ratio that falls by more than the limit and the noise of the four medians that make it up is a
-regression, and a single one fails. So does a case that is missing, wrong, or too noisy to be judged.
+regression, and a single one fails. So does a case that is missing, wrong, or too noisy to be judged. Whole encoders are
+judged likewise, by the released way's time and by its memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from benchmarks.terminal import Table, Terminal
 LIMIT = 0.10
 YARDSTICKS = ("copy", "compiled-graph")
 LAST_YARDSTICK = "recipe"
+ENCODER_YARDSTICK = "released"
 
 FAILING = ("worse", "too noisy", "missing", "failed", "wrong")
 ROUNDING = 1e-9  # a fall by exactly the limit is none over it
@@ -99,8 +102,33 @@ def _compare_provider(case: str, provider: str, old: Json, new: Json, limit: flo
             yield Verdict(case, provider, yardstick, word="missing")
 
 
+def _timing(seconds: list[float]) -> Json:
+    """Of a few calls, in the form in which the cases' are stored."""
+    first, median, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"first_quartile": first, "median": median, "third_quartile": third, "calls": len(seconds)}
+
+
+def _compare_encoder(name: str, old: Json, new: Json | None, limit: float) -> Iterator[Verdict]:
+    if new is None or new.get("wrong"):
+        yield Verdict(name, OURS[0], word="missing" if new is None else "wrong")
+        return
+    timings = ({provider: _timing(seconds) for provider, seconds in run["seconds"].items()} for run in (old, new))
+    yield _compare_ratio(name, OURS[0], ENCODER_YARDSTICK, *timings, limit)
+    before, after = (run["peak_bytes"][ENCODER_YARDSTICK] / run["peak_bytes"][OURS[0]] for run in (old, new))
+    yield Verdict(name, OURS[0], f"{ENCODER_YARDSTICK}, memory", judge(after / before - 1, 0, limit), before, after)
+
+
+def _compare_encoders(old: Json, new: Json, limit: float) -> Iterator[Verdict]:
+    """Files that have none, such as a GPU's, are as good as files with an empty list."""
+    before, after = ({case["name"]: case for case in run.get("encoder", ())} for run in (old, new))
+    for name, case in before.items():
+        yield from _compare_encoder(name, case, after.get(name), limit)
+    for name in after.keys() - before.keys():
+        yield Verdict(name, OURS[0], word="new")
+
+
 def compare(old: Json, new: Json, limit: float = LIMIT) -> list[Verdict]:
-    """All verdicts: of the old run's cases in its order, then of those that are new."""
+    """All verdicts: of the old run's cases in its order, then of those that are new, then of encoders."""
     before, after = ({case["name"]: case for case in run["cases"]} for run in (old, new))
     verdicts = []
     for name, case in before.items():
@@ -110,7 +138,8 @@ def compare(old: Json, new: Json, limit: float = LIMIT) -> list[Verdict]:
             continue
         for provider in measured:
             verdicts += _compare_provider(name, provider, case, after[name], limit)
-    return verdicts + [Verdict(name, OURS[0], word="new") for name in after if name not in before]
+    verdicts += [Verdict(name, OURS[0], word="new") for name in after if name not in before]
+    return [*verdicts, *_compare_encoders(old, new, limit)]
 
 
 def differences(old: Json, new: Json) -> list[str]:

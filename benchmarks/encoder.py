@@ -60,6 +60,7 @@ class Cost:
             "time_ratio": self.time_ratio,
             "memory_ratio": self.memory_ratio,
             "rows_alike": self.rows_alike,
+            "wrong": self.wrong,
             "load": round(load(), 2),
         }
 

@@ -186,3 +186,39 @@ def test_an_empty_or_missing_file_passes_nothing(write, tmp_path, capsys):
     assert gate.main([empty, empty]) == 2
     assert gate.main([empty, str(tmp_path / "none.json")]) == 2
     assert "No such file" in capsys.readouterr().out
+
+
+def encoder(ours: float, memory: float = 1.0, wrong: bool = False) -> dict:
+    """A file with one encoder, which the released way runs in ten seconds with ten bytes."""
+    seconds = {"ours": [ours, ours, ours], "released": [10.0, 10.0, 10.0]}
+    peaks = {"ours": memory, "released": 10.0}
+    return {
+        **results({}),
+        "encoder": [{"name": "encoder/model", "seconds": seconds, "peak_bytes": peaks, "wrong": wrong}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (encoder(7.0), ["same", "same"]),
+        (encoder(7.7), ["same", "same"]),
+        (encoder(7.9), ["worse", "same"]),
+        (encoder(6.0), ["better", "same"]),
+        (encoder(7.0, memory=1.2), ["same", "worse"]),
+        (encoder(7.0, wrong=True), ["wrong"]),
+        (results({}), ["missing"]),
+    ],
+)
+def test_encoders(new, expected):
+    assert words(encoder(7.0), new) == expected
+
+
+def test_a_new_encoder_passes():
+    assert words(results({}), encoder(7.0)) == ["new"]
+
+
+def test_times_of_an_encoder_that_swing_are_too_noisy():
+    swinging = encoder(7.0)
+    swinging["encoder"][0]["seconds"]["ours"] = [5.0, 7.0, 9.0]
+    assert words(encoder(7.0), swinging) == ["too noisy", "same"]
