@@ -113,6 +113,55 @@ def test_nan_in_a_key_ranks_its_token_last(backend, rng, has_cls):
     oracle.check_assignment(assignment, indices, keys, 6, 3)
 
 
+# --- logits of all queries -------------------------------------------------------------------------------------------
+
+
+def scored_by_all(backend, queries: Tensor, keys: Tensor, k: int, scale: float = 1.0) -> list[int]:
+    """The tokens that `select_qk` without CLS keeps of one image of one head: queries and keys (S, D)."""
+    tensors = {"queries": queries[None, None], "keys": keys[None, None]}
+    indices, _ = Call("select_qk", tensors, k, 0, {"has_cls": False, "scale": scale}).on(backend)
+    return indices[0].tolist()
+
+
+@pytest.mark.parametrize("S", [64, 1100])
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+def test_logits_so_far_apart_that_every_query_has_one_key(backend, rng, dtype, S):
+    """Each query attends to one key alone: a token's score is the number of its queries. Others' underflow to zero."""
+    D, k = 64, 12
+    favourites = torch.randperm(S, generator=rng)[:D]  # the keys that are attended to at all
+    of_query = torch.randint(D, (S,), generator=rng)
+    keys = torch.zeros(S, D, dtype=dtype)
+    keys[favourites, torch.arange(D)] = 100
+    queries = torch.zeros(S, D, dtype=dtype)
+    queries[torch.arange(S), of_query] = 100
+    counts = torch.zeros(S, dtype=torch.int64)
+    counts[favourites] = torch.bincount(of_query, minlength=D)
+    expected = sorted(sorted(range(S), key=lambda token: (-counts[token].item(), token))[:k])
+    assert scored_by_all(backend, queries, keys, k) == expected
+
+
+@pytest.mark.parametrize("S", [50, 1100])
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+def test_a_key_that_no_query_can_attend_to(backend, rng, dtype, S):
+    """Its logits are minus infinity: its score is the lowest of all, and no other is spoilt."""
+    queries, keys = (torch.rand(S, 16, generator=rng).to(dtype) + 0.5 for _ in range(2))
+    keys[7, 3] = -INF
+    kept = scored_by_all(backend, queries, keys, S - 1, scale=0.25)
+    assert kept == [token for token in range(S) if token != 7]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "value"), [("query", NAN), ("query", INF), ("query", -INF), ("key", NAN), ("key", INF)]
+)
+@pytest.mark.parametrize("S", [50, 1100])
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+def test_a_row_without_a_softmax_spoils_all_scores(backend, rng, dtype, S, value, spoilt):
+    """It is NaN, and so is every column's mean: the first tokens are kept."""
+    inputs = {name: torch.rand(S, 16, generator=rng).to(dtype) + 0.5 for name in ("query", "key")}
+    inputs[spoilt][S // 2, 5] = value
+    assert scored_by_all(backend, inputs["query"], inputs["key"], 6) == list(range(6))
+
+
 # --- similarities: tokens 0, 3, 6, ... are the targets of the images below ------------------------------------------
 
 

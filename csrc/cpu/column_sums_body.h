@@ -187,9 +187,8 @@ static inline void tile_softmax(const ColumnSumTask& task, float* logits, int64_
       exponentiate(logits + r * padded, task.S, padded, factor, task.lse[row + r] * kLog2E);
       weight[r] = 1;
     } else {
-      const float most = max_lanes(row_max[r]) * factor;
-      const bool finite = most - most == 0;
-      weight[r] = 1 / exponentiate(logits + r * padded, task.S, padded, factor, finite ? most : 0.f);
+      const float most = max_lanes(row_max[r]) * factor;  // infinite: the row has no softmax, and becomes NaN
+      weight[r] = 1 / exponentiate(logits + r * padded, task.S, padded, factor, most);
     }
   }
 }

@@ -204,9 +204,11 @@ Decision decide_by_reference(const PackedCall& call) {
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 
+// Afterwards the images are placed, as a merge needs them to be, whoever decided.
 Decision decide(PackedCall& call, int32_t device) {
-  if (!launch(call, device)) return decide_by_reference(call);
-  return {call.indices, call.assignment, call.row_starts};
+  if (launch(call, device)) return {call.indices, call.assignment, call.row_starts};
+  call.images.place(call.images.tokens(), nullptr, device);
+  return decide_by_reference(call);
 }
 
 // A decision carried out, or its adjoint; rows: of the result.
@@ -258,7 +260,6 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
   }
   const Decision decision = decide(call, device);
   const Tensor& assignment = std::get<1>(decision);
-  call.images.place(call.images.tokens(), nullptr, device);
   const Tensor tokens = carry(op, call.images, flat, assignment, call.images.rows(), mode, device, launch_merge);
   return std::tuple_cat(std::tuple(tokens), decision);
 }
