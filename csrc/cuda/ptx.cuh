@@ -13,8 +13,7 @@
 
 namespace visionzip::cuda::ptx {
 
-// ---- asynchronous copies of 16 bytes from global to shared memory; before sm_80 an ordinary copy
-// ------------------------
+// ---- asynchronous copies of 16 bytes from global to shared memory; before sm_80 an ordinary copy ----
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 __device__ __forceinline__ void copy_async16(void* shared, const void* global) {
@@ -35,8 +34,7 @@ template <int kPending>
 __device__ __forceinline__ void copy_async_wait() {}
 #endif
 
-// ---- matrix products of a warp: tensor cores
-// -------------------------------------------------------------------------
+// ---- matrix products of a warp: tensor cores ----
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 constexpr __device__ __forceinline__ bool has_matrix_products() { return true; }
@@ -93,8 +91,7 @@ template <class T>
 __device__ __forceinline__ void multiply_16x8x8(float (&)[4], uint32_t, uint32_t, uint32_t) {}
 #endif
 
-// ---- arithmetic
-// -----------------------------------------------------------------------------------------------------
+// ---- arithmetic ----
 
 // 2^x to 22 bits; what would be subnormal is zero.
 __device__ __forceinline__ float exp2_approximate(float x) {
@@ -125,8 +122,7 @@ __device__ __forceinline__ void store16(void* p, uint4 x) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 
-// ---- thread-block clusters (sm_90 and later; only kernels compiled for these use them)
-// -------------------------------
+// ---- thread-block clusters (sm_90 and later; only kernels compiled for these use them) ----
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 __device__ __forceinline__ int cluster_rank() {

@@ -124,8 +124,7 @@ void Block::suspend(Thread& thread, State state, Site site) {
   switch_context(thread.context, scheduler_, state == State::kExited ? Leaving::kForGood : Leaving::kForNow);
 }
 
-// --- the block's barrier
-// -----------------------------------------------------------------------------------------------
+// --- the block's barrier ---
 
 BarrierResult Block::barrier(Thread& thread, bool predicate, Site site) {
   if (live_ < threads.size()) {
@@ -155,8 +154,7 @@ BarrierResult Block::barrier(Thread& thread, bool predicate, Site site) {
   return barrier_.result;
 }
 
-// --- meetings of lanes
-// -------------------------------------------------------------------------------------------------
+// --- meetings of lanes ---
 
 void Block::meet(Thread& thread, unsigned mask, Meeting kind, void* argument, void (*complete)(void**, unsigned),
                  Site site) {
@@ -195,8 +193,7 @@ void Block::meet(Thread& thread, unsigned mask, Meeting kind, void* argument, vo
   cluster.group->note_progress();
 }
 
-// --- the end of a thread
-// -----------------------------------------------------------------------------------------------
+// --- the end of a thread ---
 
 void Block::exit(Thread& thread) {
   if (barrier_.arrived > 0) {
@@ -214,8 +211,7 @@ void Block::exit(Thread& thread) {
   suspend(thread, State::kExited, Site::current());
 }
 
-// --- diagnosis
-// ---------------------------------------------------------------------------------------------------------
+// --- diagnosis ---
 
 std::string Block::waiting_threads() const {
   std::string text;

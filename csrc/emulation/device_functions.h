@@ -45,8 +45,7 @@ T atomic_update(T* address, const Update& update, Site site) {
 
 }  // namespace visionzip::emulation
 
-// --- blocks
-// ------------------------------------------------------------------------------------------------------------
+// --- blocks ---
 
 inline void __syncthreads(EMULATION_SITE) { visionzip::emulation::block_barrier(true, site); }
 
@@ -66,8 +65,7 @@ inline void __nanosleep(unsigned, EMULATION_SITE) { visionzip::emulation::yield(
 
 [[noreturn]] inline void __trap(EMULATION_SITE) { visionzip::emulation::fail("__trap", site); }
 
-// --- warps
-// -------------------------------------------------------------------------------------------------------------
+// --- warps ---
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATION_SITE) {
   visionzip::emulation::meet(mask, visionzip::emulation::Meeting::kSync, nullptr, nullptr, site);
@@ -132,8 +130,7 @@ EMULATION_REDUCE(or, unsigned, kOr)
 EMULATION_REDUCE(xor, unsigned, kXor)
 #undef EMULATION_REDUCE
 
-// --- memory
-// ------------------------------------------------------------------------------------------------------------
+// --- memory ---
 
 inline void __threadfence() { visionzip::emulation::fence(); }
 inline void __threadfence_block() { visionzip::emulation::fence(); }

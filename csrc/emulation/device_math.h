@@ -6,8 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-// --- integers
-// ----------------------------------------------------------------------------------------------------------
+// --- integers ---
 
 template <class T>
 constexpr T min(T a, std::type_identity_t<T> b) {
@@ -55,8 +54,7 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned n) {
   return n == 0 ? low : high << (32 - n) | low >> n;
 }
 
-// --- floating point
-// ----------------------------------------------------------------------------------------------------
+// --- floating point ---
 
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }

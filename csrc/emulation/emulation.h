@@ -26,8 +26,7 @@ namespace visionzip::emulation {
 // Where in a kernel a call was made; the default argument of everything that a kernel may wait in or be blamed for.
 using Site = std::source_location;
 
-// --- blocks
-// ------------------------------------------------------------------------------------------------------------
+// --- blocks ---
 
 struct BarrierResult {
   unsigned true_count;  // of the predicates
@@ -43,8 +42,7 @@ void* dynamic_shared();
 // __nanosleep, load_acquire and, once in a while, atomics.
 void yield(Site site);
 
-// --- warps
-// -------------------------------------------------------------------------------------------------------------
+// --- warps ---
 
 unsigned lane();
 
@@ -64,8 +62,7 @@ unsigned match_any(unsigned mask, uint64_t bits, Site site);
 enum class Reduction : uint8_t { kAdd, kMin, kMax, kSignedMin, kSignedMax, kAnd, kOr, kXor };
 unsigned reduce(unsigned mask, Reduction how, unsigned value, Site site);
 
-// --- matrix products of a warp, all of whose lanes must call them (compute capability 8.0)
-// --------------------------------------------------------------------------------------
+// --- matrix products of a warp, all of whose lanes must call them (compute capability 8.0) ---
 
 // ldmatrix of four matrices: `row` is one of 16 bytes in shared memory.
 void load_matrices(uint32_t (&to)[4], const void* row, Site site);
@@ -77,8 +74,7 @@ void multiply_matrices(float (&d)[4], const uint32_t* a, const uint32_t* b, int 
 
 int compute_capability();  // 90 for 9.0
 
-// --- clusters
-// ----------------------------------------------------------------------------------------------------------
+// --- clusters ---
 
 unsigned cluster_rank(Site site = Site::current());
 unsigned cluster_size(Site site = Site::current());
@@ -96,8 +92,7 @@ T* cluster_peer(T* own, unsigned rank, Site site = Site::current()) {
   return static_cast<T*>(peer_address(own, rank, site));
 }
 
-// --- memory
-// ------------------------------------------------------------------------------------------------------------
+// --- memory ---
 
 // cp.async: copies `copied` bytes and fills up to `bytes` with zeros, at some time until the thread waits for it.
 void copy_async(void* shared, const void* global, unsigned bytes, unsigned copied, Site site = Site::current());

@@ -14,8 +14,7 @@ unsigned blocks_per_group(const Launch& launch) {
   return launch.cooperative ? static_cast<unsigned>(launch.blocks()) : launch.blocks_per_cluster();
 }
 
-// --- the cluster's barrier
-// ---------------------------------------------------------------------------------------------
+// --- the cluster's barrier ---
 
 void Cluster::arrive(Thread& thread, Arrival arrival, Site site) {
   if (thread.cluster_arrived) {
@@ -58,8 +57,7 @@ void Cluster::exit(Thread& thread) {
   exited++;
 }
 
-// --- groups
-// ------------------------------------------------------------------------------------------------------------
+// --- groups ---
 
 namespace {
 

@@ -9,8 +9,7 @@
 
 namespace visionzip::emulation {
 
-// --- blocks
-// ------------------------------------------------------------------------------------------------------------
+// --- blocks ---
 
 BarrierResult block_barrier(bool predicate, Site site) {
   Thread& thread = *current.thread;
@@ -24,8 +23,7 @@ void yield(Site site) {
   thread.block->suspend(thread, State::kReady, site);
 }
 
-// --- warps
-// -------------------------------------------------------------------------------------------------------------
+// --- warps ---
 
 unsigned lane() { return current.thread->lane(); }
 
@@ -165,8 +163,7 @@ unsigned reduce(unsigned mask, Reduction how, unsigned value, Site site) {
   return argument.result;
 }
 
-// --- clusters
-// ----------------------------------------------------------------------------------------------------------
+// --- clusters ---
 
 namespace {
 
@@ -203,8 +200,7 @@ void* peer_address(const void* own, unsigned rank, Site site) {
   return address;
 }
 
-// --- memory
-// ------------------------------------------------------------------------------------------------------------
+// --- memory ---
 
 void fence() { races::fence(*current.thread); }
 

@@ -139,8 +139,7 @@ std::string text_of(const Record& record) {
 
 }  // namespace
 
-// --- launches
-// ----------------------------------------------------------------------------------------------------------
+// --- launches ---
 
 void begin_launch(const Launch&) {
   Checker& c = checker();
@@ -179,8 +178,7 @@ void start(Thread& thread) {
   knowledge.first_of_warp = knowledge.thread - thread.lane();
 }
 
-// --- accesses
-// ----------------------------------------------------------------------------------------------------------
+// --- accesses ---
 
 void access(const void* address, size_t bytes, Access access, Origin origin) {
   if (current.thread == nullptr) return;
@@ -202,8 +200,7 @@ void access(const void* address, size_t bytes, Access access, Origin origin) {
   }
 }
 
-// --- what orders them
-// --------------------------------------------------------------------------------------------------
+// --- what orders them ---
 
 void block_barrier(Block& block) {
   Union all(checker().group_threads);

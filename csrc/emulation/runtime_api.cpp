@@ -117,8 +117,7 @@ using visionzip::emulation::read_settings;
 
 extern "C" {
 
-// --- errors
-// ------------------------------------------------------------------------------------------------------------
+// --- errors ---
 
 cudaError_t cudaGetLastError() { return std::exchange(visionzip::emulation::last_error, cudaSuccess); }
 
@@ -152,8 +151,7 @@ const char* cudaGetErrorString(cudaError_t error) {
   return cudaGetErrorName(error);
 }
 
-// --- the device
-// --------------------------------------------------------------------------------------------------------
+// --- the device ---
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
@@ -191,8 +189,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 
-// --- functions
-// ---------------------------------------------------------------------------------------------------------
+// --- functions ---
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   auto& attributes = visionzip::emulation::attributes_of(function);
@@ -237,8 +234,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*, const cud
   return cudaSuccess;
 }
 
-// --- memory and streams
-// ------------------------------------------------------------------------------------------------
+// --- memory and streams ---
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   // 256 bytes are what CUDA aligns to.  Nothing is in it: all bits are set, which floats read as NaN.

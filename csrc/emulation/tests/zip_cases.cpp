@@ -100,8 +100,7 @@ void launch(const Case& c, const Inputs& in, Results& out, Path path, int team) 
   }
 }
 
-// --- float64
-// -----------------------------------------------------------------------------------------------------------
+// --- float64 ---
 
 double key(const Case& c, const Inputs& in, int b, int h, int s, int d) {
   return in.keys[((int64_t{b} * c.S + s) * c.H + h) * c.D + d];
@@ -178,8 +177,7 @@ void check_image(const Case& c, const Inputs& in, const Results& out, int b) {
   }
 }
 
-// --- cases
-// -------------------------------------------------------------------------------------------------------------
+// --- cases ---
 
 struct Team {
   Path path;
