@@ -7,6 +7,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 
+import emulation
 import hypothesis
 import pytest
 import require_cuda
@@ -65,6 +66,15 @@ def _global_generators(request: pytest.FixtureRequest) -> None:
     """Whoever draws from torch's own generator, or from Python's, repeats as well."""
     random.seed(_seed_of(request))
     torch.manual_seed(_seed_of(request))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For the operator suite, so that the host has fewer blocks to execute; test_kernels* are for every launch."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.startswith("test_ops_"):
+            patch.setenv(emulation.MULTIPROCESSORS_VARIABLE, "8")
+        yield
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ MISSING_REASON = "" if _C.build_info()["cuda"] else "the emulation needs CUDA's 
 _BUILD = ROOT / "build" / "emulation"
 
 SEED_VARIABLE = "VISIONZIP_EMULATION_SEED"
+MULTIPROCESSORS_VARIABLE = "VISIONZIP_EMULATION_SMS"
 
 
 def _run(*command: str | Path) -> None:

@@ -157,7 +157,7 @@ def test_every_planted_fault_is_tested():
     ("variables", "wrong"),
     [
         ({"VISIONZIP_EMULATION_ARCH": "80"}, "cudaErrorNotSupported"),
-        ({"VISIONZIP_EMULATION_SMS": "1"}, None),
+        ({emulation.MULTIPROCESSORS_VARIABLE: "1"}, None),
     ],
     ids=str,
 )

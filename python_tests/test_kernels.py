@@ -90,7 +90,7 @@ def test_no_number_of_multiprocessors_changes_a_bit(monkeypatch, rng, dtype):
     call = call.with_tensors(keys=call.tensors["keys"].float().mul(1e-4).to(dtype))  # scores that differ by little
     expected = call.on(EMULATED)
     for multiprocessors in (1, 4, 8):
-        monkeypatch.setenv("VISIONZIP_EMULATION_SMS", str(multiprocessors))
+        monkeypatch.setenv(emulation.MULTIPROCESSORS_VARIABLE, str(multiprocessors))
         for actual, wanted in zip(call.on(EMULATED), expected, strict=True):
             assert torch.equal(actual, wanted), f"{multiprocessors} multiprocessors"
 

@@ -42,7 +42,7 @@ def test_no_launch_changes_a_bit(monkeypatch, rng, source, mix):
     call = random_packed_call("zip_packed", rng, mix, source=source)
     expected = call.on(EMULATED)
     for multiprocessors in (1, 8, 132):
-        monkeypatch.setenv("VISIONZIP_EMULATION_SMS", str(multiprocessors))
+        monkeypatch.setenv(emulation.MULTIPROCESSORS_VARIABLE, str(multiprocessors))
         for path, blocks in TEAMS:
             if path == "grid" and blocks > multiprocessors:
                 continue
