@@ -133,10 +133,11 @@ def random_packed_call(
     *,
     merge: str = "residual",
     source: str = "queries",
+    bounded: bool = True,
 ) -> PackedCall:
     """A call of `op` with random inputs; `dtypes` are those of hidden (or x, or grad) and of all that decides.
 
-    source: one of SOURCES, for an operator that decides.
+    source: one of SOURCES, for an operator that decides; bounded: which is then told the longest image's length.
     """
     of_hidden, of_keys = dtypes
     tensors: dict[str, Tensor] = {}
@@ -151,7 +152,9 @@ def random_packed_call(
             tensors["hidden"] = normal(rng, mix.T, mix.C, dtype=of_hidden)
             options["merge"] = merge
         tensors["keys"] = normal(rng, cells, mix.H, mix.D, dtype=of_keys)
-        options |= {"has_cls": mix.has_cls, "group": mix.group, "max_seqlen": max(mix.lengths, default=0)}
+        options |= {"has_cls": mix.has_cls, "group": mix.group}
+        if bounded:
+            options["max_seqlen"] = max(mix.lengths, default=0)
         if source != "scores":
             tensors["queries"] = normal(rng, cells, mix.H, mix.D, dtype=of_keys)
             options["scale"] = max(mix.D, 1) ** -0.5

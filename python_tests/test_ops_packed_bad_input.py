@@ -29,7 +29,8 @@ class Bad(BadCall):
         return f"{self.op}-{self.source}-{self.changes}"
 
     def call(self) -> PackedCall:
-        call = random_packed_call(self.op, torch.Generator().manual_seed(0), GOOD, source=self.source)
+        rng = torch.Generator().manual_seed(0)
+        call = random_packed_call(self.op, rng, GOOD, source=self.source, bounded=False)
         for name, value in self.change.items():
             if name in ("k", "m"):
                 call = replace(call, **{name: value})
