@@ -73,7 +73,7 @@ def _small_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """For the operator suite, so that the host has fewer blocks to execute; test_kernels* are for every launch."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.startswith("test_ops_"):
-            patch.setenv(emulation.MULTIPROCESSORS_VARIABLE, "8")
+            patch.setenv(emulation.MULTIPROCESSORS_VARIABLE, "4")
         yield
 
 
