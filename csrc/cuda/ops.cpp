@@ -25,7 +25,8 @@ Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, co
 Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
   const MergeMode mode = parse_merge("merge_backward", merge);
   check_merge_backward(grad, assignment, k, m);
-  return carry("merge_backward", grad, assignment, k, m, assignment.size(1), mode, launch_merge_backward);
+  const MergeParams params = merge_params(assignment, k, m, mode);
+  return carry("merge_backward", grad, assignment, params, 1, params.S, launch_merge_backward);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@
 #include "device.h"
 #include "errors.h"
 #include "fused_call.h"
-#include "merge.h"
+#include "merge_call.h"
 #include "place.h"
 
 namespace visionzip::cuda {
@@ -211,26 +211,14 @@ Decision decide(PackedCall& call, int32_t device) {
   return decide_by_reference(call);
 }
 
-// A decision carried out, or its adjoint; rows: of the result.
-template <class Launch>
-Tensor carry(const char* op, const Images& images, const Tensor& x, const Tensor& assignment, int64_t rows,
-             MergeMode mode, int32_t device, const Launch& launch) {
-  const Tensor flat = flat_channels(x, 1), given = torch::stable::contiguous(assignment);
-  Tensor out = torch::stable::new_empty(x, with_size(x, 0, rows));
-  if (out.numel() == 0) return out;
+// For images that are placed.
+MergeParams merge_params(const Images& images, MergeMode mode) {
   MergeParams p{};
-  p.in = flat.const_data_ptr();
-  p.out = out.mutable_data_ptr();
-  p.assignment = given.const_data_ptr<int64_t>();
-  p.image_stride = p.row_stride = flat.stride(0);
   p.B = images.count();
-  p.C = flat.size(1);
   p.sequences = images.sequences();
   p.all_rows = images.rows();
-  p.dtype = dtype_of(x);
   p.mode = mode;
-  check_launch(op, launch(p, current_stream(device)), device);
-  return out;
+  return p;
 }
 
 // One launch, after that of placing, where hidden has the keys' dtype; otherwise, and where no plan fits, the decision
@@ -260,7 +248,8 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
   }
   const Decision decision = decide(call, device);
   const Tensor& assignment = std::get<1>(decision);
-  const Tensor tokens = carry(op, call.images, flat, assignment, call.images.rows(), mode, device, launch_merge);
+  const MergeParams params = merge_params(call.images, mode);
+  const Tensor tokens = carry(op, flat, assignment, params, 0, params.all_rows, launch_merge);
   return std::tuple_cat(std::tuple(tokens), decision);
 }
 
@@ -275,17 +264,25 @@ Decision select_packed(const Tensor& keys, const Tensor& cu_seqlens, const Numbe
   return decide(call, device);
 }
 
+// Places the images of a decision, and carries it out on x, or its adjoint.
+Tensor carry_placed(const char* op, const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens,
+                    const Numbers& k, const Numbers& m, MergeMode mode, bool backward) {
+  const int32_t device = device_of(x);
+  const DeviceGuard guard(device);
+  const Images images(op, cu_seqlens, assignment.size(0), k, m);
+  images.place(images.tokens(), nullptr, device);
+  const MergeParams params = merge_params(images, mode);
+  return backward ? carry(op, x, assignment, params, 0, images.tokens(), launch_merge_backward)
+                  : carry(op, x, assignment, params, 0, params.all_rows, launch_merge);
+}
+
 Tensor merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens, const Numbers& k,
                     const Numbers& m, const std::string& merge) {
   const char* op = "merge_packed";
   const MergeMode mode = parse_merge(op, merge);
   Numbers each_k = k, each_m = m;
   check_merge_packed(x, assignment, cu_seqlens, each_k, each_m);
-  const int32_t device = device_of(x);
-  const DeviceGuard guard(device);
-  const Images images(op, cu_seqlens, x.size(0), each_k, each_m);
-  images.place(images.tokens(), nullptr, device);
-  return carry(op, images, x, assignment, images.rows(), mode, device, launch_merge);
+  return carry_placed(op, x, assignment, cu_seqlens, each_k, each_m, mode, false);
 }
 
 Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const Tensor& cu_seqlens, const Numbers& k,
@@ -294,11 +291,7 @@ Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const
   const MergeMode mode = parse_merge(op, merge);
   Numbers each_k = k, each_m = m;
   check_merge_packed_backward(grad, assignment, cu_seqlens, each_k, each_m);
-  const int32_t device = device_of(grad);
-  const DeviceGuard guard(device);
-  const Images images(op, cu_seqlens, assignment.size(0), each_k, each_m);
-  images.place(images.tokens(), nullptr, device);
-  return carry(op, images, grad, assignment, images.tokens(), mode, device, launch_merge_backward);
+  return carry_placed(op, grad, assignment, cu_seqlens, each_k, each_m, mode, true);
 }
 
 }  // namespace
