@@ -4,8 +4,7 @@
 #include <numeric>
 
 #include "cuda/merge.h"
-#include "cuda/zip.h"
-#include "driver.h"
+#include "zip_launch.h"
 
 namespace visionzip::emulation::tests {
 
@@ -127,11 +126,7 @@ void launch(const Case& c, cuda::ZipParams& p, Path path, int team) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   gpu.multiprocessors = c.multiprocessors;
-  const cuda::ZipPlan plan = cuda::plan_zip(p, static_cast<int32_t>(size_of(c.dtype)), gpu, path, team);
-  if (plan.path == Path::kNone) throw std::runtime_error(c.text() + "\ndoes not fit: " + plan.why);
-  std::vector<char> scratch(static_cast<size_t>(plan.scratch_bytes) + 16, '\x7f');
-  p.scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 15) & ~uintptr_t{15});
-  check(cuda::launch_zip(p, c.dtype, plan, nullptr), c, std::string(name_of(path)) + " of " + std::to_string(team));
+  launch_by(p, c.dtype, gpu, path, team, c.text());
 }
 
 void run_packed(const Case& c, const Inputs& in, const Placement& placement, Path path, int team, Results& out) {

@@ -2,8 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cuda/zip.h"
-#include "driver.h"
+#include "zip_launch.h"
 
 namespace visionzip::emulation::tests {
 
@@ -83,21 +82,12 @@ cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
 }
 
 void launch(const Case& c, const Inputs& in, Results& out, Path path, int team) {
-  const auto element = static_cast<int32_t>(size_of(c.dtype));
   cuda::ZipParams p = describe(c, in, out);
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   gpu.multiprocessors = c.multiprocessors;
   gpu.block_shared_bytes = c.shared_bytes;
-  const cuda::ZipPlan plan = cuda::plan_zip(p, element, gpu, path, team);
-  if (plan.path == Path::kNone) throw std::runtime_error(c.text() + "\ndoes not fit: " + plan.why);
-  std::vector<char> scratch(static_cast<size_t>(plan.scratch_bytes) + 16, '\x7f');
-  p.scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 15) & ~uintptr_t{15});
-  const cudaError_t error = cuda::launch_zip(p, c.dtype, plan, nullptr);
-  if (error != cudaSuccess) {
-    throw std::runtime_error(c.text() + ", " + cuda::name_of(path) + " of " + std::to_string(team) + "\n" +
-                             cudaGetErrorString(error));
-  }
+  launch_by(p, c.dtype, gpu, path, team, c.text());
 }
 
 // --- float64 ---
