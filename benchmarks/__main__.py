@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -92,6 +93,16 @@ def tell(results: list[Result], terminal: Terminal) -> None:
         terminal.say(f"not measured: {line}", style="yellow")
 
 
+def encoders(device: str, terminal: Terminal) -> list[dict]:
+    """Whole encoders, for the file."""
+    if not importlib.util.find_spec("transformers"):
+        terminal.say("not measured: whole encoders, as transformers is not installed", style="yellow")
+        return []
+    from benchmarks import encoder
+
+    return [cost.as_json() for cost in encoder.measure_all(encoder.encoder_cases(device), terminal)]
+
+
 def write(content: dict, output: Path, terminal: Terminal) -> None:
     """The file of results, and a plot beside it."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -133,10 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     whole = not (options.quick or options.filter or options.providers)
     output = options.output or (RESULTS / f"{slug(facts['device'])}.json" if whole else None)
     content = report.as_json(results, settings, facts)
-    if whole and options.device == "cpu" and options.time_limit is None:
-        from benchmarks import encoder  # needs transformers
-
-        content["encoder"] = [cost.as_json() for cost in encoder.measure_all(encoder.encoder_cases(), terminal)]
+    if whole and options.time_limit is None:
+        content["encoder"] = encoders(options.device, terminal)
     if output:
         write(content, output, terminal)
     wrong = report.wrong(results)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from benchmarks.encoder_providers import PROVIDERS, EncoderCase, encoder_cases, 
 from benchmarks.environment import load
 from benchmarks.runner import rows_right
 from benchmarks.terminal import Table, Terminal
+from benchmarks.timers import timer_for
 
-ROUNDS = 3
+ROUNDS = {"cpu": 3, "cuda": 20}
 TIME_GOAL = 0.65
 MEMORY_GOAL = 0.2
 """Of the released way's."""
@@ -71,17 +74,16 @@ def rows_alike(tokens: Tensor, others: Tensor) -> float:
 
 
 @torch.no_grad()
-def measure(case: EncoderCase, rounds: int = ROUNDS) -> Cost:
-    """The providers take turns, as in runner.py; their memory is measured in processes of their own."""
+def measure(case: EncoderCase, rounds: int | None = None) -> Cost:
+    """The providers take turns, as in runner.py."""
+    timer = timer_for(case.device)
     model, pixels = case.encoder(), case.pixels(case.tiles)
     calls = {name: provider(case, model) for name, provider in PROVIDERS.items()}
     tokens = {name: call(pixels) for name, call in calls.items()}  # warms up, too
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in range(rounds or ROUNDS[case.device]):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call(pixels)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timer.seconds(partial(call, pixels)))
     alike = rows_alike(tokens["ours"], tokens["released"])
     return Cost(case, seconds, {name: peak_bytes(case, name) for name in PROVIDERS}, alike)
 
@@ -91,7 +93,7 @@ def table(costs: Sequence[Cost]) -> Table:
     rows = [
         [
             cost.case.name,
-            *(f"{statistics.median(seconds):.2f} s" for seconds in cost.seconds.values()),
+            *(f"{statistics.median(seconds):.4g} s" for seconds in cost.seconds.values()),
             f"{cost.time_ratio:.2f}",
             *(f"{size / 1e6:.0f} MB" for size in cost.peak_bytes.values()),
             f"{cost.memory_ratio:.2f}",
@@ -126,12 +128,20 @@ def measure_all(cases: Sequence[EncoderCase], terminal: Terminal) -> list[Cost]:
 def main(arguments: list[str] | None = None) -> int:
     """The exit status is 1 where our tokens are wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description=__doc__)
+    parser.add_argument("--device", choices=tuple(ROUNDS), default="cpu", help="where to measure (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--quick", action="store_true", help="a tiny encoder: a try, no figures")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write what was measured (default: to no file)")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    costs = measure_all(quick_encoder_cases() if options.quick else encoder_cases(), Terminal())
+    terminal = Terminal()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        terminal.say("--device cuda: torch sees no GPU", style="red")
+        return 2
+    costs = measure_all((quick_encoder_cases if options.quick else encoder_cases)(options.device), terminal)
+    if options.output:
+        options.output.write_text(json.dumps({"encoder": [cost.as_json() for cost in costs]}, indent=1) + "\n")
     return int(any(cost.wrong for cost in costs))
 
 

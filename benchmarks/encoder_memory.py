@@ -1,7 +1,8 @@
-"""How much memory an encoder takes for one call: in a process of its own, whose high-water mark the kernel keeps.
+"""How much memory an encoder takes for one call.
 
-That counts everything: tensors, what libraries allocate, fragmentation. The C library is told to give memory back as
-soon as it is free, so that what an earlier call left does not hide what this one takes.
+On a CPU in a process of its own, whose high-water mark the kernel keeps. That counts everything: tensors, what
+libraries allocate, fragmentation. The C library is told to give memory back as soon as it is free, so that what an
+earlier call left does not hide what this one takes. On a GPU torch's allocator keeps the mark, of all tensors.
 """
 
 from __future__ import annotations
@@ -23,11 +24,26 @@ PROCESS = Path("/proc/self")
 
 
 def peak_bytes(case: EncoderCase, provider: str) -> int:
-    """By how much a call lets the process grow at most, the encoder's weights and its inputs not counted.
+    """By how much memory grows at most during a call, the encoder's weights and its inputs not counted.
 
     Raises:
-        RuntimeError: the process failed.
+        RuntimeError: the process that measures it failed.
     """
+    return _peak_on_gpu(case, provider) if case.device == "cuda" else _peak_of_a_process(case, provider)
+
+
+@torch.no_grad()
+def _peak_on_gpu(case: EncoderCase, provider: str) -> int:
+    call = PROVIDERS[provider](case, case.encoder())
+    call(case.pixels(1))  # libraries take a workspace with their first call
+    pixels = case.pixels(case.tiles)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call(pixels)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_of_a_process(case: EncoderCase, provider: str) -> int:
     command = [sys.executable, "-m", "benchmarks.encoder_memory", case.name, provider, str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | GIVE_BACK, capture_output=True, text=True, check=False)
     if done.returncode:

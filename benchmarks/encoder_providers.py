@@ -39,6 +39,7 @@ class EncoderCase:
     k: int
     m: int
     dtype: torch.dtype
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -68,27 +69,28 @@ class EncoderCase:
             for name, parameter in model.named_parameters():
                 if name.endswith(("q_proj.weight", "k_proj.weight")):
                     parameter.normal_(std=self.channels**-0.5)
-        return model.to(self.dtype)
+        return model.to(self.device, self.dtype)
 
     def pixels(self, tiles: int, seed: int = 0) -> Tensor:
         """Random ones."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(tiles, 3, self.image_size, self.image_size, generator=generator).to(self.dtype)
+        return torch.randn(tiles, 3, self.image_size, self.image_size, generator=generator).to(self.device, self.dtype)
 
 
 LARGE = {"model": "clip-vit-l-336", "channels": 1024, "layers": 24, "heads": 16, "image_size": 336, "patch": 14}
 TINY = {"model": "tiny", "channels": 64, "layers": 6, "heads": 4, "image_size": 336, "patch": 14}
 
 
-def encoder_cases() -> list[EncoderCase]:
-    """LLaVA-NeXT's five tiles of an image."""
+def encoder_cases(device: str = "cpu") -> list[EncoderCase]:
+    """LLaVA-NeXT's five tiles of an image; on a GPU also in float16, as LLaVA's checkpoints are."""
     (k, m), *_ = BUDGETS
-    return [EncoderCase(**LARGE, tiles=5, k=k, m=m, dtype=dtype) for dtype in DTYPES]
+    dtypes = (*DTYPES, torch.float16) if device == "cuda" else DTYPES
+    return [EncoderCase(**LARGE, tiles=5, k=k, m=m, dtype=dtype, device=device) for dtype in dtypes]
 
 
-def quick_encoder_cases() -> list[EncoderCase]:
+def quick_encoder_cases(device: str = "cpu") -> list[EncoderCase]:
     """The same at sizes that take little time."""
-    return [EncoderCase(**TINY, tiles=2, k=54, m=10, dtype=dtype) for dtype in DTYPES]
+    return [EncoderCase(**TINY, tiles=2, k=54, m=10, dtype=dtype, device=device) for dtype in DTYPES]
 
 
 def ours(case: EncoderCase, model: CLIPVisionModel) -> EncoderCall:

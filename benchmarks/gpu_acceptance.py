@@ -1,9 +1,9 @@
 """`python -m benchmarks.gpu_acceptance`: on a machine with a GPU, all that only such a machine can do, in nine minutes.
 
-Builds for the GPU that is there, runs the operator tests on it, and every operator under compute-sanitizer, then the
-benchmarks; writes benchmarks/results/<gpu>.json, which holds each step's outcome too. No network is needed. A step that
-fails or takes too long is recorded, and the exit status is 1. With --emulated, a dry run for machines without a GPU:
-tiny sizes, and the emulated kernels in its place.
+Builds for the GPU that is there, runs the operator tests on it, and every operator under compute-sanitizer, then whole
+encoders and the benchmarks; writes benchmarks/results/<gpu>.json, which holds each step's outcome too. No network is
+needed. A step that fails or takes too long is recorded, and the exit status is 1. With --emulated, a dry run for
+machines without a GPU: tiny sizes, and the emulated kernels in its place.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.terminal import Terminal
 TOTAL_LIMIT = 530.0  # seconds
 WORK = ROOT / "build" / "gpu_acceptance"
 MEASURED = WORK / "benchmarks.json"
+ENCODERS = WORK / "encoders.json"
 HEARTBEAT = 20.0
 PATIENCE = 5.0  # between asking a program to end and ending it
 TAIL_LINES = 12
@@ -86,6 +87,7 @@ def gpu_steps(architecture: str) -> list[Step]:
     every_path = (PYTHON, "-m", "benchmarks.every_path")
     suite = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "python_tests").glob("test_ops_*.py"))
     build = {"VISIONZIP_WITH_CUDA": "ON", "VISIONZIP_CUDA_ARCHS": f"{architecture}-real"}
+    encoders = (PYTHON, "-m", "benchmarks.encoder", "--output", ENCODERS)
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # a block of the allocator's would hide what runs over its end
 
     def measure(seconds: float) -> list[str | Path]:
@@ -99,6 +101,7 @@ def gpu_steps(architecture: str) -> list[Step]:
         ),
         Step("memcheck", 60, lambda _: [*SANITIZER, "--tool", "memcheck", *every_path], uncached),
         Step("racecheck", 60, lambda _: [*SANITIZER, "--tool", "racecheck", *every_path]),
+        Step("encoders", 60, lambda _: [*encoders, "--device", "cuda"]),
         Step("benchmarks", 300, measure),
     ]
 
@@ -109,6 +112,7 @@ def emulated_steps() -> list[Step]:
     build = (PYTHON, "-c", f"import emulation; emulation.build({targets})")
     suite = ("python_tests/test_ops_merge.py", "-k", "emulated and (identity or backward_is_the_adjoint)")
     library = EMULATION / "libvisionzip_emulated.so"
+    encoders = (PYTHON, "-m", "benchmarks.encoder", "--quick", "--output", ENCODERS)
     quick = ("-m", "benchmarks", "--quick", "--output", MEASURED)
     return [
         Step("build", 400, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
@@ -116,6 +120,7 @@ def emulated_steps() -> list[Step]:
         Step("every path", 150, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
         Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
         Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "zip"]),
+        Step("encoders", 60, lambda _: encoders),
         Step("benchmarks", 150, lambda seconds: [PYTHON, *quick, "--time-limit", f"{seconds:.0f}"]),
     ]
 
@@ -201,10 +206,10 @@ def _tell(outcome: Outcome, terminal: Terminal) -> None:
 
 
 def results(outcomes: Sequence[Outcome], device: str, seconds: float) -> dict[str, Any]:
-    """The file's content: that of the benchmarks, if they wrote any, and what became of each step."""
-    measured = (
-        json.loads(MEASURED.read_text()) if MEASURED.exists() else {"environment": {"device": device}, "cases": []}
-    )
+    """The file's content: that of the benchmarks and encoders, if they wrote any, and what became of each step."""
+    measured = {"environment": {"device": device}, "cases": []}
+    for file in (MEASURED, ENCODERS):
+        measured |= json.loads(file.read_text()) if file.exists() else {}
     steps = [asdict(outcome) for outcome in outcomes]
     return {**measured, "acceptance": {"seconds": round(seconds, 1), "steps": steps}}
 
@@ -236,7 +241,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     start = time.monotonic()
     WORK.mkdir(parents=True, exist_ok=True)
-    MEASURED.unlink(missing_ok=True)
+    for file in (MEASURED, ENCODERS):
+        file.unlink(missing_ok=True)
     steps = emulated_steps() if options.emulated else gpu_steps(architecture)
     outcomes = run_steps(steps, options.time_limit, terminal)
     content = results(outcomes, device, time.monotonic() - start)

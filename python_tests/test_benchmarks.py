@@ -349,6 +349,12 @@ def test_providers_of_choice(capsys):
     assert "--providers: with --device cpu there is no copy" in capsys.readouterr().out
 
 
+def test_without_transformers_the_rest_is_kept(monkeypatch, capsys):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert command.encoders("cpu", command.Terminal()) == []
+    assert "transformers is not installed" in capsys.readouterr().out
+
+
 def test_no_such_case(capsys):
     assert command.main(["--filter", "nothing like it"]) == 2
     assert "--list" in capsys.readouterr().out

@@ -28,6 +28,7 @@ def work(monkeypatch, tmp_path):
     """A folder of its own for what steps print."""
     monkeypatch.setattr(acceptance, "WORK", tmp_path)
     monkeypatch.setattr(acceptance, "MEASURED", tmp_path / "benchmarks.json")
+    monkeypatch.setattr(acceptance, "ENCODERS", tmp_path / "encoders.json")
     return tmp_path
 
 
@@ -103,15 +104,17 @@ def test_the_file_holds_the_benchmarks_and_the_steps(work):
     outcomes = acceptance.run_steps([step("")], 100, TERMINAL)
     assert acceptance.results(outcomes, "device", 1.0)["environment"] == {"device": "device"}
     (work / "benchmarks.json").write_text(json.dumps({"environment": {"device": "it"}, "cases": [{"name": "a"}]}))
+    (work / "encoders.json").write_text(json.dumps({"encoder": [{"name": "b"}]}))
     content = acceptance.results(outcomes, "device", 1.0)
     assert content["environment"] == {"device": "it"}
+    assert content["encoder"] == [{"name": "b"}]
     assert content["cases"] == [{"name": "a"}]
     assert content["acceptance"]["steps"][0]["word"] == "passed"
 
 
 def test_steps_on_a_gpu():
     steps = {step.name: step for step in acceptance.gpu_steps("90")}
-    assert list(steps) == ["build", "operator tests", "memcheck", "racecheck", "benchmarks"]
+    assert list(steps) == ["build", "operator tests", "memcheck", "racecheck", "encoders", "benchmarks"]
     assert steps["build"].environment["VISIONZIP_CUDA_ARCHS"] == "90-real"
     assert steps["build"].needed
     assert steps["operator tests"].environment == {"VISIONZIP_REQUIRE_CUDA": "1"}
@@ -174,3 +177,5 @@ def test_dry_run(tmp_path):
     assert {step["word"] for step in steps} == {"passed"}
     assert all(case["seconds"].keys() >= {"ours", "recipe"} for case in content["cases"])
     assert content["cases"]
+    assert all(case["seconds"].keys() == {"ours", "released"} for case in content["encoder"])
+    assert content["encoder"]

@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source tree
 
-from benchmarks import encoder  # noqa: E402
+from benchmarks import encoder, encoder_memory  # noqa: E402
 from benchmarks.encoder import MEMORY_GOAL, Cost, goals, measure, rows_alike, table  # noqa: E402
 from benchmarks.encoder_memory import peak_bytes  # noqa: E402
 from benchmarks.encoder_providers import (  # noqa: E402
@@ -36,6 +36,8 @@ def test_the_promised_cases_are_there():
         (5, 54, 10, torch.bfloat16),
     }
     assert {case.compression(5).S for case in cases} == {577}
+    assert {case.dtype for case in encoder_cases("cuda")} == {torch.float32, torch.bfloat16, torch.float16}
+    assert {case.device for case in encoder_cases("cuda") + quick_encoder_cases("cuda")} == {"cuda"}
     assert len({case.name for case in cases + QUICK}) == len(cases + QUICK)
 
 
@@ -89,6 +91,16 @@ def test_memory_is_within_the_goal():
     assert 0 < peaks["ours"] <= MEMORY_GOAL * peaks["released"]
 
 
+def test_memory_on_a_gpu_is_that_of_the_call_alone(monkeypatch):
+    """Not of what precedes it: the marks are set and read in this order."""
+    happened: list[str] = []
+    monkeypatch.setitem(PROVIDERS, "ours", lambda case, model: lambda pixels: happened.append(f"{len(pixels)} tiles"))
+    for name, size in (("reset_peak_memory_stats", None), ("memory_allocated", 30), ("max_memory_allocated", 100)):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name, size=size: happened.append(name) or size)
+    assert encoder_memory._peak_on_gpu(replace(QUICK[0], tiles=3), "ours") == 70
+    assert happened == ["1 tiles", "reset_peak_memory_stats", "memory_allocated", "3 tiles", "max_memory_allocated"]
+
+
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"nothing like it.*, ours: .*not enough values to unpack"):
         peak_bytes(replace(QUICK[0], model="nothing like it"), "ours")
@@ -134,10 +146,18 @@ def test_measure():
 
 
 @pytest.mark.usefixtures("threads", "without_processes")
-def test_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(encoder, "quick_encoder_cases", lambda: QUICK[:1])
-    assert encoder.main(["--quick", "--threads", "1"]) == 0
+def test_the_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(encoder, "quick_encoder_cases", lambda device: QUICK[:1])
+    file = tmp_path / "encoders.json"
+    assert encoder.main(["--quick", "--threads", "1", "--output", str(file)]) == 0
+    assert [case["name"] for case in json.loads(file.read_text())["encoder"]] == [QUICK[0].name]
     assert torch.get_num_threads() == 1
     assert QUICK[0].name in capsys.readouterr().out
     monkeypatch.setattr(encoder, "rows_alike", lambda tokens, others: 0.0)
     assert encoder.main(["--quick"]) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the error is for machines without a GPU")
+def test_without_a_gpu(capsys):
+    assert encoder.main(["--device", "cuda"]) == 2
+    assert "torch sees no GPU" in capsys.readouterr().out
