@@ -386,15 +386,13 @@ def _rows_of_tiles(model, inputs, decision) -> torch.Tensor:
     """(tiles, k + m, channels): each tile's projected rows, from the decision by `merge`."""
     from visionzip_ext import merge
 
-    tower = model.model.vision_tower
     count = len(decision.indices)
     with torch.no_grad():
-        restore_state = copy.deepcopy(model)
-        restore(restore_state)
-        states = restore_state.model.vision_tower(inputs["pixel_values"][0, :count], output_hidden_states=True)
+        unchanged = copy.deepcopy(model)
+        restore(unchanged)
+        states = unchanged.model.vision_tower(inputs["pixel_values"][0, :count], output_hidden_states=True)
         hidden = states.hidden_states[model.config.vision_feature_layer]
         rows = merge(hidden, decision.assignment, K, M)
-        assert tower is model.model.vision_tower
         return model.model.multi_modal_projector(rows)
 
 

@@ -108,16 +108,12 @@ class _CountsPlaceholders:
         result = super().__call__(*args, **kwargs)
         if ASKS_FOR_EACH or "input_ids" not in result:
             return result
-        counts = getattr(self, _COUNTS)
-        for token_id, values, count in (
-            (getattr(self, "video_token_id", None), result.get("pixel_values_videos"), counts.of_video),
-            (self.image_token_id, result.get("pixel_values_images"), None),
-        ):
-            if values is None:
-                continue
-            each = count(len(values[0])) if count else self._count_image(values[0].shape[-2:], alone=True)
-            keep_width = kwargs.get("padding") == "max_length"
-            _resize(result, token_id, len(values), each, self.tokenizer, keep_width=keep_width)
+        keep_width = kwargs.get("padding") == "max_length"
+        resize = functools.partial(_resize, result, tokenizer=self.tokenizer, keep_width=keep_width)
+        if (videos := result.get("pixel_values_videos")) is not None:
+            resize(self.video_token_id, len(videos), getattr(self, _COUNTS).of_video(len(videos[0])))
+        if (images := result.get("pixel_values_images")) is not None:
+            resize(self.image_token_id, len(images), self._count_image(images[0].shape[-2:], alone=True))
         return result
 
 
