@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+#ifdef VISIONZIP_X86
+#include <cpuid.h>
+#endif
+
 #include "kernels.h"
 
 namespace visionzip::cpu {
@@ -30,12 +34,19 @@ struct Candidate {
   bool supported;
 };
 
+#ifdef VISIONZIP_X86
+// Of which Clang's __builtin_cpu_supports has known only lately.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 // Best first.
 std::vector<Candidate> candidates() {
 #ifdef VISIONZIP_X86
   __builtin_cpu_init();
-  const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -170,18 +171,24 @@ static inline Vec max(Vec a, Vec b) { return choose(a > b, a, b); }
 static inline Vec min(Vec a, Vec b) { return choose(a < b, a, b); }
 #endif
 
+// The lanes of a and b in turn, kLanes / 2 of each, from one on.
+template <int kFrom, int... kLane>
+static inline Vec interleave(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (kFrom + kLane / 2 + (kLane % 2 ? kLanes : 0))...);
+#else
+  return __builtin_shuffle(a, b, IntVec{(kFrom + kLane / 2 + (kLane % 2 ? kLanes : 0))...});
+#endif
+}
+
 // Rows become columns: log2(kLanes) times, row i and row i + kLanes / 2 are interleaved into rows 2 i and 2 i + 1.
 static inline void transpose(Vec (&rows)[kLanes]) {
-  IntVec low, high;
-  for (int lane = 0; lane < kLanes; lane++) {
-    low[lane] = lane / 2 + (lane % 2 ? kLanes : 0);
-    high[lane] = low[lane] + kLanes / 2;
-  }
+  constexpr std::make_integer_sequence<int, kLanes> all_lanes{};
   for (int width = 1; width < kLanes; width *= 2) {
     Vec next[kLanes];
     for (int i = 0; i < kLanes / 2; i++) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + kLanes / 2], high);
+      next[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2], all_lanes);
+      next[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], all_lanes);
     }
     for (int i = 0; i < kLanes; i++) rows[i] = next[i];
   }
