@@ -126,7 +126,9 @@ FUSED = [
     [f"LDS.128 R{4 * n}, [R60+{hex(16 * n)}]" for n in range(9)],
     ["UCGABAR_ARV", "UCGABAR_WAIT"],
 ]
-ROWS = [["LDG.E.128 R4, [R2.64]", "STG.E.128 [R8.64], R4"]]
+SCORES = [[f"LDG.E{width} R{20 + n}, [R{60 + 2 * n}.64]" for n in range(16)] for width in (".U16", "")]
+GIVEN = [*FUSED, *SCORES]  # attention is given
+ROWS = [[*(f"LDG.E.128 R{20 + 4 * n}, [R{60 + 2 * n}.64]" for n in range(4)), "STG.E.128 [R8.64], R20"]]
 IN_PIECES = [f"STG.E desc[UR4][R2.64{f'+{hex(4 * n)}' if n else ''}], R{4 + n}" for n in range(4)]
 
 
@@ -201,9 +203,10 @@ def test_sound_code_passes():
     assert found(FUSED) == []
     assert found(ROWS, name="merge_kernel<bfloat16, 8>") == []
     assert found([["LDG.E.U16 R1, [R2.64]"]], name="merge_kernel<bfloat16, 1>") == []
-    assert found(FUSED[:-1], name="zip_kernel<float, attn, GridTeam>", architecture="80") == []
+    assert found([*FUSED[:-1], *SCORES], name="zip_kernel<float, attn, GridTeam>", architecture="80") == []
     copy = ["LDG.E.128.SYS R4, [R2]", "STS.128 [R3], R4"]
-    assert found([*FUSED[:1], copy, *FUSED[2:-1]], name="zip_kernel<float, attn, GridTeam>", architecture="75") == []
+    older = [*FUSED[:1], copy, *FUSED[2:-1], *SCORES]
+    assert found(older, name="zip_kernel<float, attn, GridTeam>", architecture="75") == []
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,20 @@ def test_loads_of_keys_that_wait_for_each_other_are_found():
     assert found([narrow, *FUSED[1:]]) == ["key loads"]
 
 
+def test_loads_of_scores_that_wait_for_each_other_are_found():
+    """Of either size, and of either only: each dtype that attention may have has a loop of its own."""
+    name = "zip_kernel<bfloat16, attn, ClusterTeam>"
+    assert found(GIVEN, name=name) == []
+    for waits in range(2):
+        waiting = [x for load in SCORES[waits] for x in (load, f"FADD R1, {load.split()[1]} R1")]
+        assert found([*FUSED, waiting, SCORES[1 - waits]], name=name) == ["score loads"]
+
+
+def test_merged_rows_that_wait_for_each_other_are_found():
+    assert found([[ROWS[0][0], ROWS[0][-1]]], name="merge_kernel<bfloat16, 8>") == ["row loads"]
+    assert found([[ROWS[0][0], ROWS[0][-1]]], name="merge_backward_kernel<bfloat16, 8>") == []
+
+
 def test_rows_moved_in_pieces_are_found():
     assert found([*FUSED, IN_PIECES]) == ["stores in pieces"]
     assert found([*FUSED, [IN_PIECES[0], IN_PIECES[2], IN_PIECES[1], IN_PIECES[3]]]) == []
@@ -258,7 +275,7 @@ def test_rows_moved_in_pieces_are_found():
 
 
 def test_clusters_where_there_are_none():
-    grid = "zip_kernel<float, attn, GridTeam>"
+    grid = "zip_kernel<float, qk, GridTeam>"
     assert found(FUSED, name=grid) == ["clusters"]
     assert found([*FUSED[:-1], ["ST.E.128 [R2.64], R4"]], name=grid) == ["clusters"]
     assert found(FUSED, architecture="89") == ["clusters"]
@@ -269,7 +286,10 @@ def test_exemption_excuses_what_it_names():
     spilling = kernel(FUSED, usage=Usage(40, 8, 0, 1024))
     excuses = [finding.excuse for finding in find([spilling, replace(spilling, architecture="100")], [exemption])]
     assert excuses == ["because", None]
-    others = [replace(spilling, name="zip_kernel<float, attn, ClusterTeam>"), kernel([*FUSED, ["DADD R1, R2, R3"]])]
+    others = [
+        replace(spilling, name="column_kernel<float>", code=kernel(FUSED[:-1]).code),
+        kernel([*FUSED, ["DADD R1, R2, R3"]]),
+    ]
     assert [finding.excuse for finding in find(others, [exemption])] == [None, None]
 
 

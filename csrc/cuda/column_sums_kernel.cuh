@@ -148,6 +148,13 @@ struct HeadSums {
 
 // ---- one pass -------------------------------------------------------------------------------------------------------
 
+// a / b to the last bit but in rare cases, so that a key that has all attention has all of it; without the registers
+// that a division takes for numbers that b, a sum of at least 1, cannot be.
+__device__ __forceinline__ float quotient(float a, float b) {
+  const float inverse = __fdividef(1.f, b), estimate = a * inverse;
+  return fmaf(fmaf(-estimate, b, a), inverse, estimate);
+}
+
 // From the statistics of all strips: what this lane's exponentials of query r are to be multiplied by to be
 // probabilities.  The four lanes of a query take every fourth strip.
 template <class T, int kChannels>
@@ -166,7 +173,7 @@ __device__ __forceinline__ float weight_of(const HeadSums<T, kChannels>& z, cons
   for (int i = 0; i < kMostWarps / 4; i++) {
     if (i * 4 + z.lane % 4 < z.head.strips) sum = fmaf(part[i].y, ptx::exp2_approximate(part[i].x - most), sum);
   }
-  return __fdividef(ptx::exp2_approximate(of_query[z.warp].x - most), reduce<Sum, 4>(sum));
+  return quotient(ptx::exp2_approximate(of_query[z.warp].x - most), reduce<Sum, 4>(sum));
 }
 
 // Two buffers for tiles, and two for their statistics, so that one barrier a tile suffices: a buffer is written again

@@ -14,8 +14,9 @@
 namespace visionzip::cuda {
 
 constexpr int kMergeThreads = 128;
-constexpr int kMergeBlocks = 8;  // on a multiprocessor: up to 64 registers a thread, which spills none
+constexpr int kMergeBlocks = 5;  // on a multiprocessor: up to 96 registers a thread, which spills none
 constexpr int kMergeWarps = kMergeThreads / 32;
+constexpr int kRowLoads = 4;  // of a thread, under way at a time
 
 template <class T, int kCount>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
@@ -69,14 +70,20 @@ __device__ __forceinline__ void take_turn(const MergeParams& p, RowScan& scan, i
   __syncthreads();
 }
 
+// The row that a token belongs to; k + m if to none.
+__device__ __forceinline__ int64_t row_of(const MergeParams& p, const MergeImage& z, int64_t token) {
+  const int64_t own = p.assignment[z.of_tokens + token] - z.first_row_number;
+  return own >= 0 && own < z.k + z.m ? own : z.k + z.m;
+}
+
 // Collects the current chunk's tokens of `row`; returns how many.  remaining: the tokens of earlier chunks that are not
 // kept; it is advanced.  Called by the whole block; ends with a barrier, so that all threads see the list.
 __device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, const MergeImage& z, int64_t row,
                                        int64_t chunk, int64_t step, int64_t& remaining) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = chunk + threadIdx.x;
-  const int64_t own = token < z.S ? p.assignment[z.of_tokens + token] - z.first_row_number : -1;
-  const bool member = token < z.S && own == row, remains = own >= z.k;
+  const int64_t own = token < z.S ? row_of(p, z, token) : -1;
+  const bool member = own == row, remains = own >= z.k;
   const unsigned members = __ballot_sync(kAllLanes, member), rest = __ballot_sync(kAllLanes, remains);
   if (lane == 0) {
     scan.members_of_warp[warp] = __popc(members);
@@ -102,6 +109,44 @@ __device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, cons
   return count;
 }
 
+// A thread's channels of an output row: the kept token or the target, and the sum of what is averaged, by segments.
+template <int kCount>
+struct RowSum {
+  template <class T>
+  __device__ __forceinline__ void add(const Pack<T, kCount>& pack, bool is_averaged) {
+    averaged += is_averaged;
+#pragma unroll
+    for (int e = 0; e < kCount; e++) {
+      const float value = widen(pack.element[e]);
+      stands[e] = is_averaged ? stands[e] : value;
+      segment[e] = is_averaged ? segment[e] + value : segment[e];
+    }
+    if (!is_averaged || averaged % kSegment) return;
+#pragma unroll
+    for (int e = 0; e < kCount; e++) {
+      sum[e] += segment[e];
+      segment[e] = 0;
+    }
+  }
+
+  template <class T>
+  __device__ __forceinline__ Pack<T, kCount> row(MergeMode mode) const {
+    const float n = static_cast<float>(averaged);
+    Pack<T, kCount> pack;
+#pragma unroll
+    for (int e = 0; e < kCount; e++) {
+      const float all = averaged % kSegment ? sum[e] + segment[e] : sum[e];
+      float value = stands[e];
+      if (averaged > 0) value = mode == MergeMode::kMean ? (value + all) / (n + 1.f) : value + all / n;
+      narrow(value, pack.element[e]);
+    }
+    return pack;
+  }
+
+  float stands[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
+  int averaged = 0;
+};
+
 // Output row `row` of an image, channels kCount at a time.  A block with fewer threads than packs takes several
 // rounds.
 template <class T, int kCount>
@@ -112,44 +157,25 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, const MergeImage&
   const int64_t step = target_step(z.S - z.k, z.m);
   for (int64_t first = 0; first < p.C; first += int64_t{kMergeThreads} * kCount) {
     const int64_t c = first + int64_t{threadIdx.x} * kCount;
-    float stands[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
-    int64_t remaining = 0, averaged = 0;
+    const T* channels = x + min(c, p.C - kCount);  // a thread that has none reads others': no load waits for a branch
+    RowSum<kCount> sum;
+    int64_t remaining = 0;
     for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
       const int count = collect(scan, p, z, row, chunk, step, remaining);
-#pragma unroll 4
-      for (int i = 0; i < count; i++) {
-        const bool is_averaged = row >= z.k && !scan.targets[i];
-        averaged += is_averaged;
-        if (c >= p.C) continue;
-        const P pack = *reinterpret_cast<const P*>(x + (chunk + scan.tokens[i]) * p.row_stride + c);
+      for (int member = 0; member < count; member += kRowLoads) {
+        P packs[kRowLoads];
 #pragma unroll
-        for (int e = 0; e < kCount; e++) {
-          const float value = widen(pack.element[e]);
-          stands[e] = is_averaged ? stands[e] : value;
-          segment[e] = is_averaged ? segment[e] + value : segment[e];
+        for (int i = 0; i < kRowLoads; i++) {  // the last again where there are fewer, likewise
+          const int token = scan.tokens[min(member + i, count - 1)];
+          packs[i] = *reinterpret_cast<const P*>(channels + (chunk + token) * p.row_stride);
         }
-        if (!is_averaged || averaged % kSegment) continue;
 #pragma unroll
-        for (int e = 0; e < kCount; e++) {
-          sum[e] += segment[e];
-          segment[e] = 0;
+        for (int i = 0; i < kRowLoads; i++) {
+          if (member + i < count) sum.add(packs[i], row >= z.k && !scan.targets[member + i]);
         }
       }
     }
-    if (c < p.C) {
-      const float n = static_cast<float>(averaged);
-      P pack;
-#pragma unroll
-      for (int e = 0; e < kCount; e++) {
-        float value = stands[e];
-        if (averaged % kSegment) sum[e] += segment[e];
-        if (averaged > 0) {
-          value = p.mode == MergeMode::kMean ? (value + sum[e]) / (n + 1.f) : value + sum[e] / n;
-        }
-        narrow(value, pack.element[e]);
-      }
-      store_pack(out + c, pack);
-    }
+    if (c < p.C) store_pack(out + c, sum.template row<T>(p.mode));
   }
 }
 
@@ -169,22 +195,10 @@ template <class T, int kCount>
 __device__ void spread_row(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row) {
   using P = Pack<T, kCount>;
   T* out = static_cast<T*>(p.out) + z.of_tokens * p.C;
-  if (row == z.k + z.m) {
-    for (int64_t token = 0; token < z.S; token++) {
-      const int64_t own = p.assignment[z.of_tokens + token] - z.first_row_number;
-      if (own >= 0 && own < row) continue;
-      for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
-        P zeros;
-#pragma unroll
-        for (int e = 0; e < kCount; e++) narrow(0.f, zeros.element[e]);
-        store_pack(out + token * p.C + c, zeros);
-      }
-    }
-    return;
-  }
+  const bool is_row = row < z.k + z.m;
   const T* grad = static_cast<const T*>(p.in) + z.in + row * p.row_stride;
   const int64_t step = target_step(z.S - z.k, z.m);
-  const float n = static_cast<float>(count_averaged(p, scan, z, row, step));
+  const float n = is_row ? static_cast<float>(count_averaged(p, scan, z, row, step)) : 0.f;
   const bool mean = p.mode == MergeMode::kMean;
   const float weight_of_target = mean ? 1.f / (n + 1.f) : 1.f;
   const float weight_of_averaged = 1.f / (mean ? n + 1.f : n);
@@ -195,9 +209,12 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, const MergeImage
       const float weight = row < z.k ? 1.f : scan.targets[i] ? weight_of_target : weight_of_averaged;
       T* to = out + (chunk + scan.tokens[i]) * p.C;
       for (int64_t c = int64_t{threadIdx.x} * kCount; c < p.C; c += int64_t{kMergeThreads} * kCount) {
-        P pack = *reinterpret_cast<const P*>(grad + c);
+        P pack{};
+        if (is_row) {
+          pack = *reinterpret_cast<const P*>(grad + c);
 #pragma unroll
-        for (int e = 0; e < kCount; e++) narrow(widen(pack.element[e]) * weight, pack.element[e]);
+          for (int e = 0; e < kCount; e++) narrow(widen(pack.element[e]) * weight, pack.element[e]);
+        }
         store_pack(to + c, pack);
       }
     }

@@ -5,15 +5,37 @@
 
 namespace visionzip::cuda {
 
-__device__ __forceinline__ float load_any(const void* p, int64_t i, DType dtype) {
+constexpr int kScoreLoads = 16;  // of a thread, under way at a time: they are far apart, and few threads have any
+
+// `values` as what they are.
+template <class F>
+__device__ __forceinline__ void with_elements(const void* values, DType dtype, F&& f) {
   switch (dtype) {
     case DType::kFloat32:
-      return static_cast<const float*>(p)[i];
+      return f(static_cast<const float*>(values));
     case DType::kFloat16:
-      return widen(static_cast<const __half*>(p)[i]);
+      return f(static_cast<const __half*>(values));
     default:
-      return widen(static_cast<const __nv_bfloat16*>(p)[i]);
+      return f(static_cast<const __nv_bfloat16*>(values));
   }
+}
+
+// The sum, in order, of `count` values that are `stride` apart.  Where fewer are left than are loaded, the last is
+// loaded again: no load waits for a branch.
+template <class U>
+__device__ __forceinline__ float add_up(const U* values, int64_t stride, int count) {
+  float sum = 0;
+#pragma unroll 1
+  for (int first = 0; first < count; first += kScoreLoads) {
+    U loaded[kScoreLoads];
+#pragma unroll
+    for (int i = 0; i < kScoreLoads; i++) loaded[i] = values[min(first + i, count - 1) * stride];
+#pragma unroll
+    for (int i = 0; i < kScoreLoads; i++) {
+      if (first + i < count) sum += widen(loaded[i]);
+    }
+  }
+  return sum;
 }
 
 template <class T, bool kFromQueries, class Team>
@@ -22,33 +44,30 @@ __device__ __forceinline__ void store_score(const ZipImage<T, kFromQueries, Team
   z.template at<unsigned>(z.p.at.scores)[token] = z.p.has_cls && token == 0 ? kHighest : ordered(score);
 }
 
-// One row a head (or finished scores): heads ascending, and of each the token's cells.  From the last warps, which have
-// the fewest keys to read.
+// One row a head, whose heads are added up; or finished scores, of which a token's cells are.  From the last warps,
+// which have the fewest keys to read.
 template <class T, class Team>
 __device__ __forceinline__ void score_rows(const ZipImage<T, false, Team>& z) {
   const ZipParams& p = z.p;
-  for (int x = z.threads - 1 - z.tid; x < z.own_tokens; x += z.threads) {
-    const int64_t at = z.offset(p.attn_image) + static_cast<int64_t>(z.first_token + x) * p.group;
-    float sum = 0;
-#pragma unroll 8
-    for (int h = 0; h < p.attn_heads; h++) {
-      for (int cell = 0; cell < p.group; cell++) sum += load_any(p.attn, at + h * p.attn_head + cell, p.attn_dtype);
+  const bool finished = p.attn_heads == 1;
+  const int count = finished ? p.group : p.attn_heads;
+  const int64_t stride = finished ? 1 : p.attn_head;
+  with_elements(p.attn, p.attn_dtype, [&](const auto* attn) {
+    attn += z.offset(p.attn_image) + int64_t{z.first_token} * p.group;
+    for (int x = z.threads - 1 - z.tid; x < z.own_tokens; x += z.threads) {
+      store_score(z, x, add_up(attn + int64_t{x} * p.group, stride, count));
     }
-    store_score(z, x, sum);
-  }
+  });
 }
 
 // A column of one head, in blocks of 64 rows, because a plain sum of thousands of small probabilities loses the digits
 // that tell two tokens apart.
-__device__ __forceinline__ float sum_column(const ZipParams& p, int64_t at, int64_t row_stride) {
+template <class U>
+__device__ __forceinline__ float sum_column(const U* column, int64_t row_stride, int rows) {
   constexpr int kRows = 64;
   float sum = 0;
-  for (int row = 0; row < p.attn_rows; row += kRows) {
-    const int stop = min(row + kRows, p.attn_rows);
-    float block = 0;
-#pragma unroll 8
-    for (int i = row; i < stop; i++) block += load_any(p.attn, at + i * row_stride, p.attn_dtype);
-    sum += block;
+  for (int row = 0; row < rows; row += kRows) {
+    sum += add_up(column + row * row_stride, row_stride, min(kRows, rows - row));
   }
   return sum;
 }
@@ -63,13 +82,16 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
   const int64_t row_stride = p.sequences ? cells : p.attn_row;
   const int64_t head_stride = p.sequences ? cells * p.attn_rows : p.attn_head;
   float* head_sums = z.template at<float>(p.at.logits);
-  for (int x = z.tid; x < z.own_tokens * p.attn_heads; x += z.threads) {
-    const int h = x / z.own_tokens, local = x - h * z.own_tokens;
-    const int64_t at = z.offset(p.attn_image) + h * head_stride + static_cast<int64_t>(z.first_token + local) * p.group;
-    float sum = 0;
-    for (int cell = 0; cell < p.group; cell++) sum += sum_column(p, at + cell, row_stride);
-    head_sums[x] = sum;
-  }
+  with_elements(p.attn, p.attn_dtype, [&](const auto* attn) {
+    attn += z.offset(p.attn_image) + int64_t{z.first_token} * p.group;
+    for (int x = z.tid; x < z.own_tokens * p.attn_heads; x += z.threads) {
+      const int h = x / z.own_tokens, local = x - h * z.own_tokens;
+      const auto* columns = attn + h * head_stride + int64_t{local} * p.group;
+      float sum = 0;
+      for (int cell = 0; cell < p.group; cell++) sum += sum_column(columns + cell, row_stride, p.attn_rows);
+      head_sums[x] = sum;
+    }
+  });
   __syncthreads();
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
     float sum = 0;

@@ -16,6 +16,8 @@ _CLUSTER = {"UCGABAR_ARV", "UCGABAR_WAIT"}
 _MATRIX = {"HMMA": "product of matrices", "LDSM": "load of matrices"}
 _PRODUCTS = 128  # two channels of 4 queries and 16 keys
 _HEADS = 8  # whose keys are loaded before the first is used
+_SCORES = 16  # of a token's attention, likewise
+_ROWS = 4  # of those that are merged, likewise
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,19 @@ def stores_in_pieces(kernel: Kernel) -> Iterator[str]:
 
 def key_loads(kernel: Kernel) -> Iterator[str]:
     """The loop over a token's keys has those of eight heads under way at a time."""
-    most = max((loads_in_flight(loop, "LDG") for loop in kernel.code.innermost_loops), default=0)
-    if most < _HEADS:
-        yield f"no loop has {_HEADS} loads of 128 bits under way at a time; the most is {most}"
+    yield from _too_few_in_flight(kernel, _HEADS)
+
+
+def score_loads(kernel: Kernel) -> Iterator[str]:
+    """Given attention is read by many loads at a time, of each dtype that it may have: few threads read it."""
+    for size in (2, 4):
+        yield from _too_few_in_flight(kernel, _SCORES, size)
+
+
+def _too_few_in_flight(kernel: Kernel, wanted: int, size: int = 16) -> Iterator[str]:
+    most = max((loads_in_flight(loop, "LDG", size=size) for loop in kernel.code.innermost_loops), default=0)
+    if most < wanted:
+        yield f"no loop has {wanted} loads of {8 * size} bits under way at a time; the most is {most}"
 
 
 def row_copies(kernel: Kernel) -> Iterator[str]:
@@ -183,8 +195,10 @@ def matrix_products(kernel: Kernel) -> Iterator[str]:
 
 
 def row_loads(kernel: Kernel) -> Iterator[str]:
-    """Rows are read 128 bits at a time."""
-    if not _in_loops(kernel, lambda loop: _count(loop, "LDG") > 0):
+    """Rows are read 128 bits at a time, and several that are merged at a time."""
+    if kernel.name.startswith("merge_kernel<"):
+        yield from _too_few_in_flight(kernel, _ROWS)
+    elif not _in_loops(kernel, lambda loop: _count(loop, "LDG") > 0):
         yield "no loop with a load of 128 bits (LDG.128)"
 
 
@@ -204,7 +218,7 @@ _MERGE: tuple[Check, ...] = (row_loads, row_stores)
 def checks_of(kernel: str) -> tuple[Check, ...]:
     """All that concern a kernel of this name."""
     if kernel.startswith("zip_kernel<"):
-        return _ALWAYS + _WIDE + _FUSED
+        return _ALWAYS + _WIDE + _FUSED + ((score_loads,) if ", attn, " in kernel else ())
     if kernel.startswith("column_sums_kernel<"):
         return _ALWAYS + _COLUMN_SUMS
     if kernel.startswith("merge_") and not kernel.endswith(", 1>"):  # which serves rows of any width

@@ -109,17 +109,18 @@ def _parse_code(line: str, code: Code) -> None:
         code.labels[label.group(1)] = len(code.instructions)
 
 
-def loads_in_flight(loop: Loop, *bases: str) -> int:
-    """The most loads of 128 bits that are under way together: none of their results is used before all have begun."""
+def loads_in_flight(loop: Loop, *bases: str, size: int = 16) -> int:
+    """The most loads of so many bytes that are under way together: none is used before all have begun."""
     pending: set[int] = set()
-    most = 0
+    most = loads = 0
     for instruction in loop:
-        if instruction.is_wide(*bases):
-            written, *read = _REGISTER.findall(instruction.operands)
-            if not pending.isdisjoint(map(int, read)):
+        if instruction.base in bases and instruction.bytes == size:
+            written, *read = map(int, _REGISTER.findall(instruction.operands))
+            if not pending.isdisjoint(read):
                 pending.clear()
-            pending.update(range(int(written), int(written) + 4))
-            most = max(most, len(pending) // 4)
+            loads = loads + 1 if pending else 1
+            pending.update(range(written, written + max(1, size // 4)))
+            most = max(most, loads)
         elif not pending.isdisjoint(_read_registers(instruction)):
             pending.clear()
     return most
