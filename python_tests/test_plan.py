@@ -49,6 +49,40 @@ def test_clusters_stay_within_what_the_gpu_has():
     assert plan("a100")["path"] != "cluster"
 
 
+@pytest.mark.parametrize(
+    ("batch", "team"),
+    [(1, 16), (7, 16), (8, 8), (15, 8), (16, 4), (31, 4), (32, 4)],
+)
+def test_a_team_is_as_large_as_lets_all_images_run_at_once(batch, team):
+    """Of a Hopper whose 132 multiprocessors lie so that not all of them can be in a cluster."""
+    chosen = plan("h200", B=batch, clusters={16: 7, 8: 15, 4: 31})
+    assert (chosen["path"], chosen["team_blocks"]) == ("cluster", team)
+    assert chosen["blocks"] == batch * team
+    assert chosen["staged"] == (team > 4)  # in one wave; four blocks have no room for it
+
+
+def test_no_team_is_larger_than_the_gpu_can_run(monkeypatch):
+    """A part of a GPU, or one with multiprocessors switched off, may hold no large cluster at all."""
+    assert plan("h200", clusters={16: 0})["team_blocks"] == 8
+    assert plan("h200", clusters={16: 0, 8: 0})["team_blocks"] == 4
+    monkeypatch.setenv("VISIONZIP_TEAM", "16")
+    assert plan("h200", clusters={16: 0})["path"] != "cluster"
+
+
+def test_a_gpu_or_a_build_without_clusters_takes_the_older_paths(monkeypatch):
+    none = dict.fromkeys(range(1, 17), 0)
+    assert plan("h200", clusters=none)["path"] == "grid"
+    assert plan("h200", B=500, clusters=none)["path"] == "block"
+    monkeypatch.setenv("VISIONZIP_PATH", "cluster")
+    with pytest.raises(ValueError, match="VISIONZIP_PATH=cluster cannot be taken"):
+        plan("h200", clusters=none)
+
+
+def test_clusters_are_counted_by_their_blocks():
+    with pytest.raises(ValueError, match="clusters is 17; expected keys from 1 to 16"):
+        plan("h200", clusters={17: 1})
+
+
 def test_large_batches_take_fewer_blocks_an_image():
     assert plan("h200", B=160)["team_blocks"] < plan("h200", B=1)["team_blocks"]
 

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -103,7 +104,7 @@ const cuda::Sequence kSequence{};
 // which are packed then; S, k and m are the most that any has.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
                    bool has_cls, int64_t packed_tokens, int32_t element_bytes, int32_t compute_capability,
-                   int32_t multiprocessors, int32_t shared_bytes) {
+                   int32_t multiprocessors, int32_t shared_bytes, const std::map<int32_t, int32_t>& clusters) {
   const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
   if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
@@ -128,7 +129,12 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   p.wide_keys = true;
   p.attn_heads = p.H;
   p.attn_rows = has_cls ? 1 : from_queries ? cuda::kSumChunks : p.S;
-  const cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
+  cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
+  cuda::assume_clusters(gpu);
+  for (const auto& [blocks, count] : clusters) {
+    require(blocks >= 1 && blocks <= cuda::kMostClusterBlocks, "clusters", blocks, "keys from 1 to 16");
+    gpu.clusters[static_cast<size_t>(blocks)] = count;
+  }
   const cuda::ZipPlan chosen = cuda::plan_zip(p, element_bytes, gpu, cuda::forced_path(), cuda::forced_team());
   py::dict out;
   if (from_queries && !has_cls) {
@@ -169,10 +175,14 @@ void bind_plan(py::module_& module) {
       py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
       py::arg("packed_tokens") = 0, py::arg("element_bytes") = 2, py::arg("compute_capability") = 90,
       py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
+      py::arg("clusters") = std::map<int32_t, int32_t>{},
       "How the fused CUDA kernel would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
       "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
-      "tokens of all B images, where those are packed; S, k and m are then the most that any image has. VISIONZIP_PATH "
+      "tokens of all B images, where those are packed; S, k and m are then the most that any image has. clusters: how "
+      "many "
+      "clusters of so many blocks run at the same time, where that is less than the multiprocessors would hold; 0: "
+      "such a launch fails. VISIONZIP_PATH "
       "and VISIONZIP_TEAM force a path and a team, as in the operators.");
 }
 

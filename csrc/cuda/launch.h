@@ -12,38 +12,75 @@ struct LaunchShape {
   bool cooperative = false;     // all blocks must be resident together
 };
 
+// A shape as the runtime wants it.
+class LaunchConfig {
+ public:
+  LaunchConfig(const LaunchShape& shape, cudaStream_t stream) {
+    config_.gridDim = dim3(shape.blocks);
+    config_.blockDim = dim3(shape.threads);
+    config_.dynamicSmemBytes = shape.shared_bytes;
+    config_.stream = stream;
+    config_.attrs = attributes_;
+    if (shape.cluster_blocks > 1) {
+      cudaLaunchAttribute& attribute = add(cudaLaunchAttributeClusterDimension);
+      attribute.val.clusterDim.x = shape.cluster_blocks;
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    }
+    if (shape.cooperative) add(cudaLaunchAttributeCooperative).val.cooperative = 1;
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+  operator const cudaLaunchConfig_t*() const { return &config_; }
+
+ private:
+  cudaLaunchAttribute& add(cudaLaunchAttributeID id) {
+    cudaLaunchAttribute& attribute = attributes_[config_.numAttrs++];
+    attribute.id = id;
+    return attribute;
+  }
+
+  cudaLaunchAttribute attributes_[2];
+  cudaLaunchConfig_t config_{};
+};
+
+// Lets a kernel have what a shape asks for beyond what every kernel may have.
+template <class Params>
+cudaError_t opt_in(void (*kernel)(Params), const LaunchShape& shape) {
+  constexpr size_t kSharedOfAll = 48 << 10;
+  constexpr unsigned kClusterOfAll = 8;
+  if (shape.shared_bytes > kSharedOfAll) {
+    // The most that the device has, never just this launch's: another thread, with less, may come in between.
+    int device, most;
+    if (const cudaError_t error = cudaGetDevice(&device)) return error;
+    if (const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) {
+      return error;
+    }
+    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most)) {
+      return error;
+    }
+  }
+  if (shape.cluster_blocks <= kClusterOfAll) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
 template <class Params>
 cudaError_t launch(void (*kernel)(Params), const LaunchShape& shape, cudaStream_t stream, const Params& params) {
-  constexpr size_t kWithoutOptIn = 48 << 10;
-  constexpr unsigned kPortableCluster = 8;
-  if (shape.shared_bytes > kWithoutOptIn) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) return error;
+  if (const cudaError_t error = opt_in(kernel, shape)) return error;
+  return cudaLaunchKernelEx(LaunchConfig(shape, stream), kernel, params);
+}
+
+// How many clusters of a shape's run at the same time; 0 where none can, or the build has no such kernel for the
+// device.
+template <class Params>
+int count_clusters(void (*kernel)(Params), const LaunchShape& shape) {
+  int count = 0;
+  if (opt_in(kernel, shape) == cudaSuccess &&
+      cudaOccupancyMaxActiveClusters(&count, kernel, LaunchConfig(shape, nullptr)) == cudaSuccess) {
+    return count;
   }
-  if (shape.cluster_blocks > kPortableCluster) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(shape.blocks);
-  config.blockDim = dim3(shape.threads);
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  if (shape.cluster_blocks > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = shape.cluster_blocks;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  }
-  if (shape.cooperative) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-  }
-  return cudaLaunchKernelEx(&config, kernel, params);
+  (void)cudaGetLastError();  // an answer, and no launch's error
+  return 0;
 }
 
 }  // namespace visionzip::cuda

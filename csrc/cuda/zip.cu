@@ -9,6 +9,8 @@ namespace visionzip::cuda {
 
 template <class T, class Team>
 cudaError_t launch_zip_as(const ZipParams& params, const ZipPlan& plan, cudaStream_t stream);
+template <class T>
+void count_clusters_as(Gpu& gpu);
 
 namespace {
 
@@ -54,6 +56,12 @@ cudaError_t describe_gpu(Gpu& gpu) {
   if (const cudaError_t error = read(gpu.multiprocessors, cudaDevAttrMultiProcessorCount)) return error;
   gpu.compute_capability = major * 10 + minor;
   return read(gpu.block_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
+void count_clusters([[maybe_unused]] Gpu& gpu) {
+#ifdef VISIONZIP_WITH_CLUSTERS
+  if (gpu.compute_capability >= 90) count_clusters_as<__nv_bfloat16>(gpu);
+#endif
 }
 
 }  // namespace visionzip::cuda

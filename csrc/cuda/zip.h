@@ -14,4 +14,7 @@ cudaError_t launch_zip(const ZipParams& params, DType dtype, const ZipPlan& plan
 // Of the current device.
 cudaError_t describe_gpu(Gpu& gpu);
 
+// Gpu::clusters, of the current device; all 0 where this build has no kernels of clusters for it.
+void count_clusters(Gpu& gpu);
+
 }  // namespace visionzip::cuda

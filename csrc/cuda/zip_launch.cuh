@@ -18,4 +18,15 @@ cudaError_t launch_zip_as(const ZipParams& params, const ZipPlan& plan, cudaStre
                         : launch(zip_kernel<T, false, Team>, shape, stream, params);
 }
 
+// Gpu::clusters for such kernels, whose blocks fill a multiprocessor each whatever shared memory they take.
+template <class T>
+void count_clusters_as(Gpu& gpu) {
+  for (unsigned blocks = 1; blocks <= kMostClusterBlocks; blocks++) {
+    LaunchShape shape{blocks, kZipThreads};
+    shape.shared_bytes = static_cast<size_t>(gpu.block_shared_bytes);
+    shape.cluster_blocks = blocks;
+    gpu.clusters[blocks] = count_clusters(zip_kernel<T, false, ClusterTeam>, shape);
+  }
+}
+
 }  // namespace visionzip::cuda

@@ -16,10 +16,16 @@ constexpr int32_t kMostGridBlocks = 64;
 // instruction counts, not measured).
 constexpr int64_t kMostComparisons = 32 << 10;
 
+// How many teams work at the same time.
+int64_t teams_at_once(const Gpu& gpu, Path path, int32_t team) {
+  if (path != Path::kCluster) return gpu.multiprocessors / team;
+  return team <= kMostClusterBlocks ? gpu.clusters[static_cast<size_t>(team)] : 0;
+}
+
 // With this team: hidden staged if that fits and may help, else streamed in the widest tile that fits.
-bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team) {
+bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, int32_t team) {
   p.team_blocks = team;
-  const bool one_wave = p.images * team <= gpu.multiprocessors;
+  const bool one_wave = p.images <= teams_at_once(gpu, path, team);
   const bool may_stage = p.hidden && p.m > 0 && one_wave;
   for (const bool staged : {true, false}) {
     if (staged && !may_stage) continue;
@@ -40,28 +46,25 @@ bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, int32_t team)
 // Team sizes from the best to the worst: as many blocks an image as one wave has room for, up to `most`; then more,
 // where memory asks for smaller parts; then fewer.  Packed images count by their tokens, as so many of the longest: one
 // that is many times the others would keep a small team busy long after they are done.
-std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, int32_t least, int32_t most, int32_t possible) {
+std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, Path path, int32_t least, int32_t most,
+                                  int32_t possible) {
   int32_t best = most;
-  while (best > least && p.all_tokens * best > int64_t{p.S} * gpu.multiprocessors) best /= 2;
+  while (best > least && p.all_tokens > p.S * teams_at_once(gpu, path, best)) best /= 2;
   std::vector<int32_t> teams;
   for (int32_t team = best; team <= possible; team *= 2) teams.push_back(team);
   for (int32_t team = best / 2; team >= least; team /= 2) teams.push_back(team);
   return teams;
 }
 
-// Clusters of more than 8 blocks are not portable: Hopper and the data-centre Blackwells have them.
-int32_t most_cluster_blocks(const Gpu& gpu) { return gpu.compute_capability < 110 ? 16 : 8; }
-
 bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, int32_t team) {
   std::vector<int32_t> teams;
   switch (path) {
     case Path::kCluster:
-      if (gpu.compute_capability < 90) return false;
       // At least four, so that enough loads of one image are in flight (reasoned, not measured).
-      teams = teams_to_try(p, gpu, 4, most_cluster_blocks(gpu), most_cluster_blocks(gpu));
+      teams = teams_to_try(p, gpu, path, 4, kMostClusterBlocks, kMostClusterBlocks);
       break;
     case Path::kGrid:
-      teams = teams_to_try(p, gpu, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
+      teams = teams_to_try(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
       break;
     case Path::kBlock:
       teams = {1};
@@ -70,12 +73,15 @@ bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, in
       return false;
   }
   if (team > 0) teams = {team};
-  return std::any_of(teams.begin(), teams.end(), [&](int32_t t) { return try_team(p, element_bytes, gpu, t); });
+  return std::any_of(teams.begin(), teams.end(), [&](int32_t t) {
+    return (path != Path::kCluster || teams_at_once(gpu, path, t) > 0) && try_team(p, element_bytes, gpu, path, t);
+  });
 }
 
-// Small batches want many blocks an image; large ones on older GPUs want one block each and no barrier between blocks.
+// Small batches want many blocks an image; large ones, without clusters, one block each and no barrier between blocks.
 std::vector<Path> paths_to_try(const ZipParams& p, const Gpu& gpu) {
-  if (gpu.compute_capability >= 90) return {Path::kCluster, Path::kGrid, Path::kBlock};
+  if (*std::max_element(gpu.clusters.begin(), gpu.clusters.end()) > 0)
+    return {Path::kCluster, Path::kGrid, Path::kBlock};
   if (p.all_tokens >= int64_t{p.S} * gpu.multiprocessors) return {Path::kBlock, Path::kGrid};
   return {Path::kGrid, Path::kBlock};
 }

@@ -125,6 +125,7 @@ cuda::MergeParams describe_merge(const Case& c, const void* in, const Elements& 
 void launch(const Case& c, cuda::ZipParams& p, Path path, int team) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
+  cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
   launch_by(p, c.dtype, gpu, path, team, c.text());
 }

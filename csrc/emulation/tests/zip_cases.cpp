@@ -85,6 +85,7 @@ void launch(const Case& c, const Inputs& in, Results& out, Path path, int team) 
   cuda::ZipParams p = describe(c, in, out);
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
+  cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
   gpu.block_shared_bytes = c.shared_bytes;
   launch_by(p, c.dtype, gpu, path, team, c.text());
