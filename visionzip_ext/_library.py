@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import warnings
 from pathlib import Path
@@ -45,7 +46,10 @@ def load() -> None:
     # The CUDA library needs symbols that only a torch with CUDA has.
     if torch.version.cuda is None or not CUDA_LIBRARY.exists():
         return
+    from visionzip_ext import _C  # which, where nothing is built, would be missed first
+
     try:
+        _require_driver(_driver_version(), _C.build_info()["cuda_version"])
         torch.ops.load_library(str(CUDA_LIBRARY))
     except OSError as error:
         cuda_library_error = str(error)
@@ -56,6 +60,26 @@ def load() -> None:
         )
     else:
         cuda_library_loaded = True
+
+
+def _driver_version() -> int | None:
+    """The newest CUDA that the GPU's driver runs, as 13010 for 13.1; None where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    return version.value if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
+
+
+def _require_driver(driver: int | None, built: str) -> None:
+    """Raise OSError if the driver is too old for the CUDA that the library was built with and brings along."""
+    major = int(built.split(".")[0])
+    if driver is not None and driver // 1000 < major:
+        raise OSError(
+            f"it was built with CUDA {built}, which needs a driver for CUDA {major} or later; this one is for CUDA "
+            f"{driver // 1000}.{driver % 1000 // 10}.  Update the driver, or build visionzip_ext with that CUDA's nvcc."
+        )
 
 
 def _require_torch(version: str) -> None:
