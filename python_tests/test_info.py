@@ -48,6 +48,11 @@ def test_instruction_set_can_be_forced():
     assert facts["cpu"]["instruction_set"] == "baseline"
 
 
+def test_an_empty_instruction_set_is_none():
+    unset, empty = (json.loads(run_info("--json", **forced).stdout) for forced in ({}, {"VISIONZIP_CPU_ISA": ""}))
+    assert empty["cpu"] == unset["cpu"]
+
+
 def test_unknown_instruction_set_is_named():
     result = run_info("--json", VISIONZIP_CPU_ISA="mmx")
     assert result.returncode != 0
@@ -153,6 +158,27 @@ def test_broken_cuda_library_is_a_warning_and_remembered(monkeypatch, tmp_path):
         _library.load()
     assert not _library.cuda_library_loaded
     assert "libvisionzip_cuda.so" in _library.cuda_library_error
+
+
+@pytest.mark.parametrize("driver", [None, 13000, 13010, 14000])
+def test_a_driver_of_the_same_cuda_or_a_later_one_will_do(driver):
+    _library._require_driver(driver, "13.0.88")
+
+
+def test_a_driver_that_is_too_old_is_a_warning_and_remembered(monkeypatch, tmp_path):
+    """Else every operator would raise: the library brings its own CUDA runtime, which torch's own need not be."""
+    library = tmp_path / "libvisionzip_cuda.so"
+    library.touch()
+    monkeypatch.setattr(_library, "CUDA_LIBRARY", library)
+    monkeypatch.setattr(_library, "cuda_library_loaded", False)
+    monkeypatch.setattr(_library, "cuda_library_error", None)
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(_library, "_driver_version", lambda: 12060)
+    monkeypatch.setattr(_C, "build_info", lambda: {"cuda_version": "13.0.88"})
+    with pytest.warns(RuntimeWarning, match=r"reference path: .* needs a driver for CUDA 13 .* is for CUDA 12\.6"):
+        _library.load()
+    assert not _library.cuda_library_loaded
+    assert "Update the driver" in _library.cuda_library_error
 
 
 def test_without_cuda_in_torch_the_cuda_library_is_not_touched(monkeypatch, tmp_path):

@@ -61,7 +61,8 @@ std::vector<Candidate> candidates() {
 }
 
 const Kernels& choose() {
-  const char* forced = std::getenv("VISIONZIP_CPU_ISA");
+  const char* value = std::getenv("VISIONZIP_CPU_ISA");
+  const char* forced = value && *value ? value : nullptr;
   std::string names;
   for (const auto& [table, supported] : candidates()) {
     if (!supported) continue;
