@@ -21,12 +21,13 @@ cudaError_t launch_zip_as(const ZipParams& params, const ZipPlan& plan, cudaStre
 // Gpu::clusters for such kernels, whose blocks fill a multiprocessor each whatever shared memory they take.
 template <class T>
 void count_clusters_as(Gpu& gpu) {
-  for (unsigned blocks = 1; blocks <= kMostClusterBlocks; blocks++) {
+  for (unsigned blocks = 2; blocks <= kMostClusterBlocks; blocks++) {
     LaunchShape shape{blocks, kZipThreads};
     shape.shared_bytes = static_cast<size_t>(gpu.block_shared_bytes);
     shape.cluster_blocks = blocks;
     gpu.clusters[blocks] = count_clusters(zip_kernel<T, false, ClusterTeam>, shape);
   }
+  gpu.clusters[1] = gpu.clusters[2] > 0 ? gpu.multiprocessors : 0;  // a launch of them is one without clusters
 }
 
 }  // namespace visionzip::cuda
