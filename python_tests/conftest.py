@@ -56,6 +56,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, chosen, ids=str)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Packaging first: the longest, and its builds, made once a process, are then all in one process's first share."""
+    items.sort(key=lambda item: not item.nodeid.rpartition("/")[2].startswith("test_packaging"))
+
+
 def _seed_of(request: pytest.FixtureRequest) -> int:
     """A test's own: the same in any selection of tests of the same run's seed."""
     return _SEED ^ zlib.crc32(request.node.nodeid.encode())
