@@ -26,8 +26,8 @@ __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
 
 // One vector of channels of one token, over eight heads: adds them to the metric, and their products with CLS's query
 // to `dot`.  Returns the metric's largest magnitude.  starts: the metric is not yet there; n: channels that exist (0:
-// none, for lanes beyond the end).  Explicit fmaf, because the compiler may
-// contract a sum differently in each instantiation.
+// none, for lanes beyond the end).  Explicit fmaf, because the compiler may contract a sum differently in each
+// instantiation.
 template <bool kWide, class T, bool kFromQueries, class Team>
 __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>& z, const T* keys, float* metric,
                                            bool starts, int first_head, int d, int n, float (&dot)[8]) {
