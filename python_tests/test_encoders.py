@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, compress, reference, restore
 
 K, M = 6, 2
+POST_LAYERNORM = "vision_model.post_layernorm" if tiny.TRANSFORMERS < (5, 9) else "post_layernorm"
 
 
 @pytest.fixture(params=KINDS)
@@ -315,6 +316,29 @@ class TestOnlyThisInstance:
             assert not torch.equal(twin(images).tokens, expected)
             twin.detach()
             assert torch.equal(wrapped(images).tokens, expected)
+
+    @pytest.mark.parametrize("options", [{}, {"early_exit": False}, {"layer": [1, 2]}])
+    @pytest.mark.parametrize("arguments", [{}, {"output_hidden_states": True}])
+    def test_a_copy_between_forwards_with_gradients(self, clip, rng, options, arguments):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(clip, K, M, **options)
+        expected = wrapped(images, **arguments).tokens
+        assert torch.equal(copy.deepcopy(wrapped)(images, **arguments).tokens, expected)
+
+    @pytest.mark.parametrize("early_exit", [True, False])
+    def test_a_copy_after_a_forward_that_failed(self, clip, rng, early_exit):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(clip, K, M, early_exit=early_exit)
+        expected = wrapped(images).tokens
+
+        def fail(module, args):
+            raise KeyError("after the layers")
+
+        hook = clip.get_submodule(POST_LAYERNORM).register_forward_pre_hook(fail)
+        with pytest.raises(KeyError, match="after the layers"):
+            wrapped(images)
+        hook.remove()
+        assert torch.equal(copy.deepcopy(wrapped)(images).tokens, expected)
 
     def test_its_parameters_are_the_encoders(self, encoder):
         wrapped = VisionZipEncoder(encoder, K, M)

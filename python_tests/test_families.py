@@ -452,6 +452,15 @@ class TestInstances:
             twin(**inputs)
         restore(twin, its_processor)
 
+    @pytest.mark.parametrize("early_exit", [True, False])
+    def test_a_copy_between_forwards_with_gradients(self, family, early_exit):
+        """Nothing of a forward stays on the model: what has a graph cannot be copied, and holds its memory."""
+        model, processor = compressed(family, early_exit=early_exit)
+        inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+        expected = model(**inputs).logits
+        with torch.no_grad():
+            torch.testing.assert_close(copy.deepcopy(model)(**inputs).logits, expected)
+
     def test_saved_and_loaded_with_its_setting(self, family, tmp_path):
         options = {"merge": "mean", "budget": "image", "dominant": 12, "contextual": 5}
         model, processor = compressed(family, **options)

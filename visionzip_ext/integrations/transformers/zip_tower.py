@@ -156,7 +156,10 @@ class ZipTower:
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         with self._lock.held(), self._tap.recording() as calls:
-            features, outputs = self._run(pixel_values, kwargs)
+            try:
+                features, outputs = self._run(pixel_values, kwargs)
+            finally:
+                self._select_layer_output = None  # it has its graph, which would stay alive and cannot be copied
         attention = self._only_call(calls)
         if self._registers:
             features = self._without_registers(features)
@@ -180,12 +183,9 @@ class ZipTower:
             return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
         # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
         kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
-        try:
-            with self._stack.only_first(self.depth):
-                outputs = self.tower(pixel_values, **kwargs)
-            return self._select_layer_output, outputs
-        finally:
-            self._select_layer_output = None
+        with self._stack.only_first(self.depth):
+            outputs = self.tower(pixel_values, **kwargs)
+        return self._select_layer_output, outputs
 
     def _note_output(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forward hook of the module that runs the layers.
