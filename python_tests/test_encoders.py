@@ -25,6 +25,7 @@ from tiny_encoders import (
 )
 from tiny_models import IMAGE_SIZE, LAYERS, PATCH, PATCHES
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, compress, reference, restore
 
@@ -362,6 +363,17 @@ class TestTorch:
             assert torch.equal(wrapped(images).tokens, expected.tokens)
         assert len(layers_of(encoder)) == LAYERS
 
+    def test_a_compiled_encoder_in_its_place(self, encoder, rng):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(encoder, K, M)
+        torch._dynamo.reset()
+        graphs = CompileCounterWithBackend("aot_eager")
+        with torch.no_grad():
+            expected = wrapped(images).tokens
+            wrapped.encoder = torch.compile(wrapped.encoder, backend=graphs, fullgraph=True)
+            torch.testing.assert_close(wrapped(images).tokens, expected)
+        assert graphs.frame_count == 1
+
     def test_gradients_are_those_of_plain_pytorch_with_the_same_decision(self, encoder, rng):
         images = pixels(rng)
         untouched = copy.deepcopy(encoder)
@@ -502,6 +514,12 @@ class TestBadInput:
         layer = layers_of(clip)[-2]
         layer.self_attn = copy.deepcopy(layers_of(clip)[0].self_attn)
         with pytest.raises(RuntimeError, match="was recorded 0 times in one forward, expected once"):
+            wrapped(pixels(rng))
+
+    def test_encoder_replaced_since(self, clip, rng):
+        wrapped = VisionZipEncoder(clip, K, M)
+        wrapped.encoder = copy_of(clip)
+        with pytest.raises(RuntimeError, match=r"was replaced after compress; .* make a new VisionZipEncoder"):
             wrapped(pixels(rng))
 
 

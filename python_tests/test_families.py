@@ -492,6 +492,20 @@ class TestInstances:
         with pytest.raises(RuntimeError, match=r"recorded 0 times .*call visionzip_ext.compress"):
             image_features(model, inputs)
 
+    def test_tower_replaced_since(self, family):
+        model, processor = compressed(family)
+        inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+        before, name = image_features(model, inputs), family.towers[0]
+        setattr(model.model, name, getattr(family.model(seed=1).model, name))
+        with pytest.raises(
+            RuntimeError, match=r"tower, a \w+, was replaced after compress; call visionzip_ext.compress"
+        ):
+            image_features(model, inputs)
+        compress(model, processor, dominant=K, contextual=M)
+        after = image_features(model, inputs)
+        assert after.shape == before.shape
+        assert not torch.equal(after, before)
+
     def test_a_tower_that_works_for_somebody_else(self, family):
         """The last of the towers; what had been done by then is undone, and an earlier setting stays."""
         model, processor = compressed(family)

@@ -15,6 +15,7 @@ import snapshots
 import tiny_models as tiny
 import torch
 from tiny_models import IMAGE_TOKEN, LAYERS, PATCHES, TRANSFORMERS, features, padded, prompt
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import (
     AttentionInterface,
     CLIPConfig,
@@ -391,6 +392,25 @@ class TestEncoder:
             for _ in range(2):
                 torch.testing.assert_close(features(model, tiny.pixels(2)), expected)
         assert len(vision_layers(model)) == LAYERS
+
+    @pytest.mark.parametrize("compress_first", [True, False])
+    def test_a_compiled_tower_in_its_place(self, model, compress_first):
+        expected = features(compress(copy.deepcopy(model), dominant=K, contextual=M), tiny.pixels(2))
+        torch._dynamo.reset()
+        graphs = CompileCounterWithBackend("aot_eager")
+        if compress_first:
+            features(compress(model, dominant=K, contextual=M), tiny.pixels(2))
+        model.model.vision_tower = torch.compile(model.model.vision_tower, backend=graphs, fullgraph=True)
+        if not compress_first:
+            compress(model, dominant=K, contextual=M)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(features(model, tiny.pixels(2)), expected)
+        assert graphs.frame_count == 1
+        compress(model, dominant=K, contextual=M + 1)
+        assert features(model, tiny.pixels(2)).shape[1] == TOKENS + 1
+        restore(model).model.vision_tower = model.model.vision_tower._orig_mod
+        assert features(model, tiny.pixels(2)).shape[1] == PATCHES
 
     def test_compiled_from_pixels_to_features_in_one_graph(self, compressed):
         expected = features(compressed, tiny.pixels(2))

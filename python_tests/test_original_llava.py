@@ -244,6 +244,16 @@ class TestOnlyThisInstance:
         assert features(first, images).shape[1] == PATCHES
         assert features(second, images).shape[1] == 12
 
+    def test_a_vision_model_replaced_since(self, model, rng):
+        tower, images = model.get_vision_tower(), pixels(rng)
+        visionzip(model, dominant=K, contextual=M)
+        expected, vision_model = features(model, images), tower.vision_tower
+        tower.vision_tower = torch.compile(vision_model, backend="eager")
+        torch.testing.assert_close(features(model, images), expected)
+        tower.vision_tower = copy.deepcopy(clip_of(original_llava()))
+        with pytest.raises(RuntimeError, match="was replaced after compress"):
+            features(model, images)
+
     def test_a_deep_copy_carries_its_own(self, model, rng):
         images = pixels(rng)
         expected = features(visionzip(model, K, M), images)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers.budget import Budget
@@ -143,7 +143,7 @@ class ModelAdapter(ABC):
         tower.check_layer(feature_layer_of(self.seam.config) if vision_feature_layer is None else vision_feature_layer)
         if vision_feature_select_strategy is not None:
             check_strategy(vision_feature_select_strategy)
-        return tower(pixel_values, **kwargs)
+        return tower(pixel_values, through=self._in_place_of(tower), **kwargs)
 
     def zip(self, encoded: EncodedTiles, tiles: list[Tile]) -> ZippedTiles:
         """Zip encoded tiles and note the decision."""
@@ -165,6 +165,10 @@ class ModelAdapter(ABC):
     def project(self, rows: Tensor) -> Tensor:
         """(..., channels of the tower) -> (..., channels of the language model)."""
         return self.seam.multi_modal_projector(rows)
+
+    def _in_place_of(self, tower: ZipTower) -> nn.Module:
+        """What the seam has where `tower` was found: the same module, unless somebody wrapped or replaced it."""
+        return next(getattr(self.seam, name) for name, own in self.towers.items() if own is tower)
 
     def as_returned(self, features: Any, encoded: EncodedTiles, return_dict: bool | None) -> Any:
         """See `image_features.as_returned`."""
