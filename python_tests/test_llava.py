@@ -22,7 +22,6 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.clip import modeling_clip
@@ -132,8 +131,7 @@ class TestEndToEnd:
     def test_processor_survives_save_and_load(self, model, processor, tmp_path):
         compress(model, processor, dominant=K, contextual=M)
         processor.save_pretrained(tmp_path)
-        kwargs = {"backend": "pil"} if TRANSFORMERS >= (5, 3) else {}
-        loaded = LlavaProcessor.from_pretrained(tmp_path, **kwargs)
+        loaded = tiny.loaded_processor(tmp_path)
         inputs = loaded(images=tiny.images(1), text="USER : <image>", return_tensors="pt")
         assert placeholders(inputs) == [TOKENS]
         assert not [path for path in tmp_path.rglob("*.json") if "visionzip" in path.read_text()]
@@ -580,6 +578,42 @@ class TestRestore:
         restore(loaded)
         loaded.save_pretrained(tmp_path / "restored")
         assert "visionzip" not in (tmp_path / "restored" / "config.json").read_text()
+
+    @pytest.mark.parametrize("strategy", ["default", "full"])
+    @pytest.mark.parametrize("tower", ["clip", "siglip"])
+    @pytest.mark.parametrize("tokens", [(K, M), (PATCHES - 1, 0), (PATCHES - 3, 3)])
+    def test_saved_and_loaded_together_with_its_processor(self, tmp_path, strategy, tower, tokens):
+        model = tiny.llava(tiny.llava_config(tower, vision_feature_select_strategy=strategy))
+        processor = tiny.processor(strategy, has_cls=tower == "clip")
+        prompts = {"images": tiny.images(1), "text": "USER : <image> what", "return_tensors": "pt"}
+        inputs, original = processor(**prompts), processor.num_additional_image_tokens
+        expected = answer(model, **inputs)
+        compress(model, processor, dominant=tokens[0], contextual=tokens[1])
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+
+        loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+        loaded.generation_config.eos_token_id = None
+        its_processor = tiny.loaded_processor(tmp_path)
+        compress_as_configured(loaded, its_processor)
+        assert placeholders(its_processor(**prompts)) == [sum(tokens)]
+        compress(loaded, its_processor, dominant=3, contextual=1)
+        assert placeholders(its_processor(**prompts)) == [4]
+        restore(loaded, its_processor)
+        assert its_processor.num_additional_image_tokens == original
+        assert torch.equal(answer(loaded, **its_processor(**prompts)), expected)
+
+    def test_a_saved_processor_compressed_to_another_budget(self, model, processor, tmp_path):
+        compress(model, processor, dominant=K, contextual=M)
+        processor.save_pretrained(tmp_path)
+        its_processor = tiny.loaded_processor(tmp_path)
+        restore(compress(model, its_processor, dominant=3, contextual=1), its_processor)
+        assert its_processor.num_additional_image_tokens == 1
+
+    def test_an_odd_number_of_the_processors_own_comes_back(self, model, processor):
+        processor.num_additional_image_tokens = 3
+        restore(compress(model, processor, dominant=K, contextual=M), processor)
+        assert processor.num_additional_image_tokens == 3
 
     def test_nothing_configured(self, model):
         with pytest.raises(ValueError, match="has no setting under 'visionzip'"):

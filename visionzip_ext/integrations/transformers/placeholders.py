@@ -32,16 +32,27 @@ class AdditionalImageTokens(PlaceholderChange):
     "default", so a negative number makes fewer. It goes through save/load, chat templates and pipelines.
     """
 
-    def __init__(self, tokens: int, patches: int) -> None:
-        """For `tokens` placeholders an image, where the vision tower has `patches` = rows * columns."""
-        self._more_than_patches = tokens - patches
+    def __init__(self, tokens: int, uncompressed: int, patches: int) -> None:
+        """For `tokens` placeholders an image.
+
+        Args:
+            tokens: placeholders wanted.
+            uncompressed: visual tokens of the model without compression.
+            patches: rows * columns of its vision tower.
+        """
+        self._tokens = tokens
+        self._uncompressed = uncompressed
+        self._patches = patches
         self._original: int | None = None
 
     def do(self, processor: ProcessorMixin) -> None:
         """Set the number that makes the placeholders wanted."""
-        self._original = processor.num_additional_image_tokens
-        taken_off = 1 if processor.vision_feature_select_strategy == "default" else 0
-        processor.num_additional_image_tokens = self._more_than_patches + taken_off
+        others = self._patches - (processor.vision_feature_select_strategy == "default")
+        found, wanted = processor.num_additional_image_tokens, self._tokens - others
+        # No checkpoint has fewer than none: such a processor was saved while compressed, perhaps to another budget.
+        saved_compressed = found < 0 or found == wanted
+        self._original = self._uncompressed - others if saved_compressed else found
+        processor.num_additional_image_tokens = wanted
 
     def undo(self, processor: ProcessorMixin) -> None:
         """Set the number that was there."""
