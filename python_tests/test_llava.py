@@ -9,6 +9,7 @@ import copy
 import json
 import pickle
 import threading
+import warnings
 
 import pytest
 import snapshots
@@ -471,8 +472,36 @@ class TestOnlyThisInstance:
             assert placeholders(inputs) == [tokens]
             answer(one, **inputs)
             assert last_zip(one).assignment.max() == tokens - 1
-        restore(model)
+        restore(model, processor)
         assert features(other, tiny.pixels(1)).shape[1] == 4
+
+    def test_one_processor_for_two_budgets(self, model, processor):
+        other = copy.deepcopy(model)
+        compress(model, processor, dominant=K, contextual=M)
+        way_out = "LlavaProcessor was changed for another model, .* give each model a processor of its own"
+        with pytest.warns(RuntimeWarning, match=way_out):
+            compress(other, processor, dominant=3, contextual=1)
+        inputs = processor(images=tiny.images(1), text="USER : <image> what", return_tensors="pt")
+        assert placeholders(inputs) == [4]
+
+    @pytest.mark.parametrize("end", ["restored", "deleted", "of the same budget", "copied", "the same"])
+    def test_one_processor_that_is_free(self, processor, end):
+        model, other = tiny.llava(), tiny.llava()
+        compress(model, processor, dominant=K, contextual=M)
+        budget = {"dominant": 3, "contextual": 1}
+        if end == "restored":
+            restore(model, processor)
+        elif end == "deleted":
+            del model
+        elif end == "of the same budget":
+            budget = {"dominant": K, "contextual": M}
+        elif end == "copied":
+            other, processor = copy.deepcopy(model), copy.deepcopy(processor)
+        elif end == "the same":
+            other = model
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compress(other, processor, **budget)
 
     def test_threads_share_models(self, model):
         """Four threads on one model, and four on another with another budget: each gets its own image's features."""
@@ -554,9 +583,21 @@ class TestRestore:
 
     def test_processor_may_follow_later(self, model, processor):
         compress(model, processor, dominant=K, contextual=M)
-        restore(model)
+        way_out = r"LlavaProcessor .* still writes 5 \+ 2 placeholders .* visionzip_ext.restore\(model, processor\)"
+        with pytest.warns(RuntimeWarning, match=way_out):
+            restore(model)
         restore(model, processor)
         assert processor.num_additional_image_tokens == 1
+
+    def test_no_warning_of_a_processor_that_is_not_this_models(self, model, processor):
+        other = copy.deepcopy(model)
+        compress(model, processor, dominant=K, contextual=M)
+        compress(other, processor, dominant=K, contextual=M)
+        compress(copy.deepcopy(model), tiny.processor(), dominant=3, contextual=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            restore(model)
+            restore(other, processor)
 
     def test_nothing_to_restore(self, model, processor):
         with pytest.raises(ValueError, match="not compressed, there is nothing to restore"):

@@ -14,6 +14,7 @@ from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.image_features import BoundFeatures, as_returned
 from visionzip_ext.integrations.transformers.placeholders import PlaceholderChange
 from visionzip_ext.integrations.transformers.tile_zip import Tile, ZipDecision, ZippedTiles, zip_tiles
+from visionzip_ext.integrations.transformers.weak_link import WeakLink
 from visionzip_ext.integrations.transformers.zip_tower import EncodedTiles, ZipTower
 
 _ATTRIBUTE = "_visionzip"
@@ -43,6 +44,7 @@ class ModelAdapter(ABC):
         seam: the module whose feature methods both `forward` and `generate` call.
         settings: what was asked for.
         towers: the seam's vision towers, by name.
+        processor: the one that was changed for this model, as long as somebody else has it.
         last_decision: of the latest forward in any thread; None before the first.
     """
 
@@ -70,6 +72,7 @@ class ModelAdapter(ABC):
         self.towers = {
             name: ZipTower(getattr(self.seam, name), layer, early_exit=settings.early_exit) for name in self.tower_names
         }
+        self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
         self.check_budget()
 
@@ -125,6 +128,11 @@ class ModelAdapter(ABC):
             delattr(self.seam, method)
         for tower in self.towers.values():
             tower.detach()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the adapter is at work."""
+        return self.seam.__dict__.get(_ATTRIBUTE) is self
 
     @classmethod
     def attached_to(cls, model: PreTrainedModel) -> ModelAdapter | None:

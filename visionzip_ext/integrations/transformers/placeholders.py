@@ -10,11 +10,19 @@ from abc import ABC, abstractmethod
 
 from transformers import ProcessorMixin
 
+from visionzip_ext.integrations.transformers.weak_link import WeakLink
+
 _ATTRIBUTE = "_visionzip"
 
 
 class PlaceholderChange(ABC):
-    """A change of a processor's placeholder count; without a reference to the processor, which may be copied."""
+    """A change of a processor's placeholder count; without a reference to the processor, which may be copied.
+
+    Attributes:
+        adapter: the `ModelAdapter` that it was made for.
+    """
+
+    adapter = WeakLink()
 
     @abstractmethod
     def do(self, processor: ProcessorMixin) -> None:
@@ -66,9 +74,14 @@ def apply(change: PlaceholderChange, processor: ProcessorMixin) -> None:
     setattr(processor, _ATTRIBUTE, change)
 
 
+def change_of(processor: ProcessorMixin) -> PlaceholderChange | None:
+    """The change that the processor has, if any."""
+    return getattr(processor, _ATTRIBUTE, None)
+
+
 def undo(processor: ProcessorMixin) -> bool:
     """Undo the change that the processor has. False if it has none."""
-    change: PlaceholderChange | None = getattr(processor, _ATTRIBUTE, None)
+    change = change_of(processor)
     if change is None:
         return False
     delattr(processor, _ATTRIBUTE)
