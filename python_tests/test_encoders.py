@@ -465,6 +465,7 @@ class TestBadInput:
         [
             ({"dominant": 0}, ValueError, "dominant must be at least 1, got 0"),
             ({"dominant": 2.0}, TypeError, "dominant must be an int, got 2.0 of type float"),
+            ({"early_exit": 0}, TypeError, "early_exit must be True or False, got 0 of type int"),
             ({"contextual": -1}, ValueError, "contextual must be at least 0, got -1"),
             ({"merge": "sum"}, ValueError, 'merge must be "residual" or "mean", got \'sum\''),
             (

@@ -11,6 +11,7 @@ import pickle
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import snapshots
 import tiny_models as tiny
@@ -68,6 +69,25 @@ def as_embeddings(model, batch: dict) -> dict[str, torch.Tensor]:
     image_features = features(model, batch["pixel_values"]).flatten(0, 1).to(embeddings.dtype)
     embeddings = embeddings.masked_scatter((ids == IMAGE_TOKEN).unsqueeze(-1), image_features)
     return {"inputs_embeds": embeddings, "attention_mask": batch["attention_mask"]}
+
+
+class Wrapper(torch.nn.Module):
+    """As peft's: has a module under a name, and that module's attributes."""
+
+    def __init__(self, name: str, module: torch.nn.Module):
+        super().__init__()
+        self.wraps = name
+        setattr(self, name, module)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__(self.wraps), name)
+
+
+def as_by_peft(model) -> Wrapper:
+    return Wrapper("base_model", Wrapper("model", model))
 
 
 def vision_layers(model) -> torch.nn.ModuleList:
@@ -765,6 +785,7 @@ class TestBadInput:
             ({"dominant": 5.0}, TypeError, "dominant must be an int, got 5.0 of type float"),
             ({"contextual": "2"}, TypeError, "contextual must be an int, got '2' of type str"),
             ({"dominant": True}, TypeError, "dominant must be an int, got True of type bool"),
+            ({"early_exit": "no"}, TypeError, "early_exit must be True or False, got 'no' of type str"),
             ({"merge": "average"}, ValueError, 'merge must be "residual" or "mean", got \'average\''),
             ({"dominant": 16}, ValueError, r"dominant=16 and contextual=2 ask for 18 tokens .* makes 17; .* <= 17"),
         ],
@@ -772,6 +793,27 @@ class TestBadInput:
     def test_budget(self, model, changes, error, message):
         with pytest.raises(error, match=message):
             compress(model, **({"dominant": K, "contextual": M} | changes))
+
+    @pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor])
+    def test_integers_of_other_types(self, model, processor, tmp_path, integer):
+        compress(model, processor, dominant=integer(K), contextual=integer(M))
+        assert features(model, tiny.pixels(1)).shape[1] == TOKENS
+        model.save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["visionzip"]["dominant"] == K
+
+    @pytest.mark.parametrize(
+        ("wrap", "path"),
+        [
+            (torch.compile, "model._orig_mod"),
+            (torch.nn.DataParallel, "model.module"),
+            (as_by_peft, "model.base_model.model"),
+            (lambda model: torch.nn.DataParallel(torch.compile(as_by_peft(model))), "model.module._orig_mod.base_mod"),
+        ],
+    )
+    def test_wrapped_model(self, model, wrap, path):
+        for function in (compress, restore, last_zip, visionzip_ext.visionzip, compress_as_configured):
+            with pytest.raises(TypeError, match=f"around a supported model; pass that, {path}.* before it is wrapped"):
+                function(wrap(model))
 
     @pytest.mark.parametrize("broken", [torch.nn.Linear(2, 2), "llava", None])
     def test_unknown_model_lists_the_supported_ones(self, broken):

@@ -61,7 +61,8 @@ def compress(
         The same model.
 
     Raises:
-        TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an int.
+        TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an integer;
+            `early_exit` that is not a bool.
         ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget` or `layout`, a
             `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
             is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.

@@ -162,7 +162,7 @@ class VisionZipDualEncoder(nn.Module):
         tower = zip_tower_of(encoder, patches_only, layer, early_exit=early_exit)
         patches_only.check_fits(tower.patches**2, f"{tower.name} without CLS")
         options = {"layer": layer, "merge": merge, "early_exit": early_exit}
-        self.low_resolution = VisionZipEncoder(encoder, dominant + tower.has_cls, contextual, **options)
+        self.low_resolution = VisionZipEncoder(encoder, patches_only.dominant + tower.has_cls, contextual, **options)
         self.high_resolution = high_resolution
         self._merge = merge
 

@@ -95,9 +95,11 @@ class ZipTower:
             early_exit: leave out the layers after the select layer. With several, all run.
 
         Raises:
-            TypeError: a tower of an unknown kind.
+            TypeError: a tower of an unknown kind; `early_exit` is not a bool.
             ValueError: `vision_feature_layer` is out of range.
         """
+        if not isinstance(early_exit, bool):
+            raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
         self.tower = tower
         self.has_cls = starts_with_cls(tower)
         # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
