@@ -25,10 +25,12 @@ from tiny_encoders import (
 )
 from tiny_models import IMAGE_SIZE, LAYERS, PATCH, PATCHES
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, compress, reference, restore
 
 K, M = 6, 2
+POST_LAYERNORM = "vision_model.post_layernorm" if tiny.TRANSFORMERS < (5, 9) else "post_layernorm"
 
 
 @pytest.fixture(params=KINDS)
@@ -316,6 +318,29 @@ class TestOnlyThisInstance:
             twin.detach()
             assert torch.equal(wrapped(images).tokens, expected)
 
+    @pytest.mark.parametrize("options", [{}, {"early_exit": False}, {"layer": [1, 2]}])
+    @pytest.mark.parametrize("arguments", [{}, {"output_hidden_states": True}])
+    def test_a_copy_between_forwards_with_gradients(self, clip, rng, options, arguments):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(clip, K, M, **options)
+        expected = wrapped(images, **arguments).tokens
+        assert torch.equal(copy.deepcopy(wrapped)(images, **arguments).tokens, expected)
+
+    @pytest.mark.parametrize("early_exit", [True, False])
+    def test_a_copy_after_a_forward_that_failed(self, clip, rng, early_exit):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(clip, K, M, early_exit=early_exit)
+        expected = wrapped(images).tokens
+
+        def fail(module, args):
+            raise KeyError("after the layers")
+
+        hook = clip.get_submodule(POST_LAYERNORM).register_forward_pre_hook(fail)
+        with pytest.raises(KeyError, match="after the layers"):
+            wrapped(images)
+        hook.remove()
+        assert torch.equal(copy.deepcopy(wrapped)(images).tokens, expected)
+
     def test_its_parameters_are_the_encoders(self, encoder):
         wrapped = VisionZipEncoder(encoder, K, M)
         assert {id(p) for p in wrapped.parameters()} == {id(p) for p in encoder.parameters()}
@@ -337,6 +362,17 @@ class TestTorch:
         with torch.no_grad():
             assert torch.equal(wrapped(images).tokens, expected.tokens)
         assert len(layers_of(encoder)) == LAYERS
+
+    def test_a_compiled_encoder_in_its_place(self, encoder, rng):
+        images = pixels(rng)
+        wrapped = VisionZipEncoder(encoder, K, M)
+        torch._dynamo.reset()
+        graphs = CompileCounterWithBackend("aot_eager")
+        with torch.no_grad():
+            expected = wrapped(images).tokens
+            wrapped.encoder = torch.compile(wrapped.encoder, backend=graphs, fullgraph=True)
+            torch.testing.assert_close(wrapped(images).tokens, expected)
+        assert graphs.frame_count == 1
 
     def test_gradients_are_those_of_plain_pytorch_with_the_same_decision(self, encoder, rng):
         images = pixels(rng)
@@ -429,6 +465,7 @@ class TestBadInput:
         [
             ({"dominant": 0}, ValueError, "dominant must be at least 1, got 0"),
             ({"dominant": 2.0}, TypeError, "dominant must be an int, got 2.0 of type float"),
+            ({"early_exit": 0}, TypeError, "early_exit must be True or False, got 0 of type int"),
             ({"contextual": -1}, ValueError, "contextual must be at least 0, got -1"),
             ({"merge": "sum"}, ValueError, 'merge must be "residual" or "mean", got \'sum\''),
             (
@@ -478,6 +515,12 @@ class TestBadInput:
         layer = layers_of(clip)[-2]
         layer.self_attn = copy.deepcopy(layers_of(clip)[0].self_attn)
         with pytest.raises(RuntimeError, match="was recorded 0 times in one forward, expected once"):
+            wrapped(pixels(rng))
+
+    def test_encoder_replaced_since(self, clip, rng):
+        wrapped = VisionZipEncoder(clip, K, M)
+        wrapped.encoder = copy_of(clip)
+        with pytest.raises(RuntimeError, match=r"was replaced after compress; .* make a new VisionZipEncoder"):
             wrapped(pixels(rng))
 
 

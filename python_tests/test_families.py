@@ -452,6 +452,15 @@ class TestInstances:
             twin(**inputs)
         restore(twin, its_processor)
 
+    @pytest.mark.parametrize("early_exit", [True, False])
+    def test_a_copy_between_forwards_with_gradients(self, family, early_exit):
+        """Nothing of a forward stays on the model: what has a graph cannot be copied, and holds its memory."""
+        model, processor = compressed(family, early_exit=early_exit)
+        inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+        expected = model(**inputs).logits
+        with torch.no_grad():
+            torch.testing.assert_close(copy.deepcopy(model)(**inputs).logits, expected)
+
     def test_saved_and_loaded_with_its_setting(self, family, tmp_path):
         options = {"merge": "mean", "budget": "image", "dominant": 12, "contextual": 5}
         model, processor = compressed(family, **options)
@@ -482,6 +491,20 @@ class TestInstances:
                 module.config = tower.config
         with pytest.raises(RuntimeError, match=r"recorded 0 times .*call visionzip_ext.compress"):
             image_features(model, inputs)
+
+    def test_tower_replaced_since(self, family):
+        model, processor = compressed(family)
+        inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+        before, name = image_features(model, inputs), family.towers[0]
+        setattr(model.model, name, getattr(family.model(seed=1).model, name))
+        with pytest.raises(
+            RuntimeError, match=r"tower, a \w+, was replaced after compress; call visionzip_ext.compress"
+        ):
+            image_features(model, inputs)
+        compress(model, processor, dominant=K, contextual=M)
+        after = image_features(model, inputs)
+        assert after.shape == before.shape
+        assert not torch.equal(after, before)
 
     def test_a_tower_that_works_for_somebody_else(self, family):
         """The last of the towers; what had been done by then is undone, and an earlier setting stays."""

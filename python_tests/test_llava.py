@@ -9,19 +9,21 @@ import copy
 import json
 import pickle
 import threading
+import warnings
 
+import numpy as np
 import pytest
 import snapshots
 import tiny_models as tiny
 import torch
 from tiny_models import IMAGE_TOKEN, LAYERS, PATCHES, TRANSFORMERS, features, padded, prompt
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import (
     AttentionInterface,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.clip import modeling_clip
@@ -67,6 +69,25 @@ def as_embeddings(model, batch: dict) -> dict[str, torch.Tensor]:
     image_features = features(model, batch["pixel_values"]).flatten(0, 1).to(embeddings.dtype)
     embeddings = embeddings.masked_scatter((ids == IMAGE_TOKEN).unsqueeze(-1), image_features)
     return {"inputs_embeds": embeddings, "attention_mask": batch["attention_mask"]}
+
+
+class Wrapper(torch.nn.Module):
+    """As peft's: has a module under a name, and that module's attributes."""
+
+    def __init__(self, name: str, module: torch.nn.Module):
+        super().__init__()
+        self.wraps = name
+        setattr(self, name, module)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__(self.wraps), name)
+
+
+def as_by_peft(model) -> Wrapper:
+    return Wrapper("base_model", Wrapper("model", model))
 
 
 def vision_layers(model) -> torch.nn.ModuleList:
@@ -131,8 +152,7 @@ class TestEndToEnd:
     def test_processor_survives_save_and_load(self, model, processor, tmp_path):
         compress(model, processor, dominant=K, contextual=M)
         processor.save_pretrained(tmp_path)
-        kwargs = {"backend": "pil"} if TRANSFORMERS >= (5, 3) else {}
-        loaded = LlavaProcessor.from_pretrained(tmp_path, **kwargs)
+        loaded = tiny.loaded_processor(tmp_path)
         inputs = loaded(images=tiny.images(1), text="USER : <image>", return_tensors="pt")
         assert placeholders(inputs) == [TOKENS]
         assert not [path for path in tmp_path.rglob("*.json") if "visionzip" in path.read_text()]
@@ -392,6 +412,25 @@ class TestEncoder:
                 torch.testing.assert_close(features(model, tiny.pixels(2)), expected)
         assert len(vision_layers(model)) == LAYERS
 
+    @pytest.mark.parametrize("compress_first", [True, False])
+    def test_a_compiled_tower_in_its_place(self, model, compress_first):
+        expected = features(compress(copy.deepcopy(model), dominant=K, contextual=M), tiny.pixels(2))
+        torch._dynamo.reset()
+        graphs = CompileCounterWithBackend("aot_eager")
+        if compress_first:
+            features(compress(model, dominant=K, contextual=M), tiny.pixels(2))
+        model.model.vision_tower = torch.compile(model.model.vision_tower, backend=graphs, fullgraph=True)
+        if not compress_first:
+            compress(model, dominant=K, contextual=M)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(features(model, tiny.pixels(2)), expected)
+        assert graphs.frame_count == 1
+        compress(model, dominant=K, contextual=M + 1)
+        assert features(model, tiny.pixels(2)).shape[1] == TOKENS + 1
+        restore(model).model.vision_tower = model.model.vision_tower._orig_mod
+        assert features(model, tiny.pixels(2)).shape[1] == PATCHES
+
     def test_compiled_from_pixels_to_features_in_one_graph(self, compressed):
         expected = features(compressed, tiny.pixels(2))
         torch._dynamo.reset()
@@ -453,8 +492,36 @@ class TestOnlyThisInstance:
             assert placeholders(inputs) == [tokens]
             answer(one, **inputs)
             assert last_zip(one).assignment.max() == tokens - 1
-        restore(model)
+        restore(model, processor)
         assert features(other, tiny.pixels(1)).shape[1] == 4
+
+    def test_one_processor_for_two_budgets(self, model, processor):
+        other = copy.deepcopy(model)
+        compress(model, processor, dominant=K, contextual=M)
+        way_out = "LlavaProcessor was changed for another model, .* give each model a processor of its own"
+        with pytest.warns(RuntimeWarning, match=way_out):
+            compress(other, processor, dominant=3, contextual=1)
+        inputs = processor(images=tiny.images(1), text="USER : <image> what", return_tensors="pt")
+        assert placeholders(inputs) == [4]
+
+    @pytest.mark.parametrize("end", ["restored", "deleted", "of the same budget", "copied", "the same"])
+    def test_one_processor_that_is_free(self, processor, end):
+        model, other = tiny.llava(), tiny.llava()
+        compress(model, processor, dominant=K, contextual=M)
+        budget = {"dominant": 3, "contextual": 1}
+        if end == "restored":
+            restore(model, processor)
+        elif end == "deleted":
+            del model
+        elif end == "of the same budget":
+            budget = {"dominant": K, "contextual": M}
+        elif end == "copied":
+            other, processor = copy.deepcopy(model), copy.deepcopy(processor)
+        elif end == "the same":
+            other = model
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compress(other, processor, **budget)
 
     def test_threads_share_models(self, model):
         """Four threads on one model, and four on another with another budget: each gets its own image's features."""
@@ -536,9 +603,21 @@ class TestRestore:
 
     def test_processor_may_follow_later(self, model, processor):
         compress(model, processor, dominant=K, contextual=M)
-        restore(model)
+        way_out = r"LlavaProcessor .* still writes 5 \+ 2 placeholders .* visionzip_ext.restore\(model, processor\)"
+        with pytest.warns(RuntimeWarning, match=way_out):
+            restore(model)
         restore(model, processor)
         assert processor.num_additional_image_tokens == 1
+
+    def test_no_warning_of_a_processor_that_is_not_this_models(self, model, processor):
+        other = copy.deepcopy(model)
+        compress(model, processor, dominant=K, contextual=M)
+        compress(other, processor, dominant=K, contextual=M)
+        compress(copy.deepcopy(model), tiny.processor(), dominant=3, contextual=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            restore(model)
+            restore(other, processor)
 
     def test_nothing_to_restore(self, model, processor):
         with pytest.raises(ValueError, match="not compressed, there is nothing to restore"):
@@ -560,6 +639,42 @@ class TestRestore:
         restore(loaded)
         loaded.save_pretrained(tmp_path / "restored")
         assert "visionzip" not in (tmp_path / "restored" / "config.json").read_text()
+
+    @pytest.mark.parametrize("strategy", ["default", "full"])
+    @pytest.mark.parametrize("tower", ["clip", "siglip"])
+    @pytest.mark.parametrize("tokens", [(K, M), (PATCHES - 1, 0), (PATCHES - 3, 3)])
+    def test_saved_and_loaded_together_with_its_processor(self, tmp_path, strategy, tower, tokens):
+        model = tiny.llava(tiny.llava_config(tower, vision_feature_select_strategy=strategy))
+        processor = tiny.processor(strategy, has_cls=tower == "clip")
+        prompts = {"images": tiny.images(1), "text": "USER : <image> what", "return_tensors": "pt"}
+        inputs, original = processor(**prompts), processor.num_additional_image_tokens
+        expected = answer(model, **inputs)
+        compress(model, processor, dominant=tokens[0], contextual=tokens[1])
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+
+        loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+        loaded.generation_config.eos_token_id = None
+        its_processor = tiny.loaded_processor(tmp_path)
+        compress_as_configured(loaded, its_processor)
+        assert placeholders(its_processor(**prompts)) == [sum(tokens)]
+        compress(loaded, its_processor, dominant=3, contextual=1)
+        assert placeholders(its_processor(**prompts)) == [4]
+        restore(loaded, its_processor)
+        assert its_processor.num_additional_image_tokens == original
+        assert torch.equal(answer(loaded, **its_processor(**prompts)), expected)
+
+    def test_a_saved_processor_compressed_to_another_budget(self, model, processor, tmp_path):
+        compress(model, processor, dominant=K, contextual=M)
+        processor.save_pretrained(tmp_path)
+        its_processor = tiny.loaded_processor(tmp_path)
+        restore(compress(model, its_processor, dominant=3, contextual=1), its_processor)
+        assert its_processor.num_additional_image_tokens == 1
+
+    def test_an_odd_number_of_the_processors_own_comes_back(self, model, processor):
+        processor.num_additional_image_tokens = 3
+        restore(compress(model, processor, dominant=K, contextual=M), processor)
+        assert processor.num_additional_image_tokens == 3
 
     def test_nothing_configured(self, model):
         with pytest.raises(ValueError, match="has no setting under 'visionzip'"):
@@ -670,6 +785,7 @@ class TestBadInput:
             ({"dominant": 5.0}, TypeError, "dominant must be an int, got 5.0 of type float"),
             ({"contextual": "2"}, TypeError, "contextual must be an int, got '2' of type str"),
             ({"dominant": True}, TypeError, "dominant must be an int, got True of type bool"),
+            ({"early_exit": "no"}, TypeError, "early_exit must be True or False, got 'no' of type str"),
             ({"merge": "average"}, ValueError, 'merge must be "residual" or "mean", got \'average\''),
             ({"dominant": 16}, ValueError, r"dominant=16 and contextual=2 ask for 18 tokens .* makes 17; .* <= 17"),
         ],
@@ -677,6 +793,27 @@ class TestBadInput:
     def test_budget(self, model, changes, error, message):
         with pytest.raises(error, match=message):
             compress(model, **({"dominant": K, "contextual": M} | changes))
+
+    @pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor])
+    def test_integers_of_other_types(self, model, processor, tmp_path, integer):
+        compress(model, processor, dominant=integer(K), contextual=integer(M))
+        assert features(model, tiny.pixels(1)).shape[1] == TOKENS
+        model.save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["visionzip"]["dominant"] == K
+
+    @pytest.mark.parametrize(
+        ("wrap", "path"),
+        [
+            (torch.compile, "model._orig_mod"),
+            (torch.nn.DataParallel, "model.module"),
+            (as_by_peft, "model.base_model.model"),
+            (lambda model: torch.nn.DataParallel(torch.compile(as_by_peft(model))), "model.module._orig_mod.base_mod"),
+        ],
+    )
+    def test_wrapped_model(self, model, wrap, path):
+        for function in (compress, restore, last_zip, visionzip_ext.visionzip, compress_as_configured):
+            with pytest.raises(TypeError, match=f"around a supported model; pass that, {path}.* before it is wrapped"):
+                function(wrap(model))
 
     @pytest.mark.parametrize("broken", [torch.nn.Linear(2, 2), "llava", None])
     def test_unknown_model_lists_the_supported_ones(self, broken):

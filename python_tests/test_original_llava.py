@@ -16,7 +16,7 @@ from tiny_original_llava import IMAGE_TOKEN_INDEX, ClipTower, MultiScaleTower, o
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from visionzip_ext import compress, last_zip, reference, restore, visionzip
+from visionzip_ext import compress, compress_as_configured, last_zip, reference, restore, visionzip
 
 K, M = 6, 2
 TOKENS = K + M
@@ -244,6 +244,16 @@ class TestOnlyThisInstance:
         assert features(first, images).shape[1] == PATCHES
         assert features(second, images).shape[1] == 12
 
+    def test_a_vision_model_replaced_since(self, model, rng):
+        tower, images = model.get_vision_tower(), pixels(rng)
+        visionzip(model, dominant=K, contextual=M)
+        expected, vision_model = features(model, images), tower.vision_tower
+        tower.vision_tower = torch.compile(vision_model, backend="eager")
+        torch.testing.assert_close(features(model, images), expected)
+        tower.vision_tower = copy.deepcopy(clip_of(original_llava()))
+        with pytest.raises(RuntimeError, match="was replaced after compress"):
+            features(model, images)
+
     def test_a_deep_copy_carries_its_own(self, model, rng):
         images = pixels(rng)
         expected = features(visionzip(model, K, M), images)
@@ -308,6 +318,14 @@ class TestRefused:
         with pytest.raises(error, match=message):
             visionzip(model, *arguments)
         assert "forward" not in vars(model.get_vision_tower())
+
+    def test_the_other_function(self, model):
+        for function in (compress, compress_as_configured):
+            with pytest.raises(TypeError, match=r"original LLaVA repository; call visionzip_ext.visionzip\(model, dom"):
+                function(model)
+        for function in (visionzip, restore, last_zip):
+            with pytest.raises(TypeError, match=r"around a supported model; pass that, model\.module"):
+                function(nn.DataParallel(model))
 
     def test_models_of_another_kind(self):
         with pytest.raises(

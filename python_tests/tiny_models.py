@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,11 @@ def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE
         num_additional_image_tokens=int(has_cls),
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def loaded_processor(path: Path) -> LlavaProcessor:
+    """What `save_pretrained` wrote."""
+    return LlavaProcessor.from_pretrained(path, **({"backend": "pil"} if TRANSFORMERS >= (5, 3) else {}))
 
 
 def images(count: int, seed: int = 0) -> list[Image.Image]:

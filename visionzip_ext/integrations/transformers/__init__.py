@@ -15,6 +15,7 @@ image_features.py         puts the features where the model looks for them
 placeholders.py           makes the processor write as many placeholders, by its own settings
 counted_placeholders.py     or by counting them for each image and video
 processor_checks.py       whether a processor belongs to a model
+weak_link.py              how model and processor know of each other
 budget.py                 how many tokens to keep and to merge
 """
 

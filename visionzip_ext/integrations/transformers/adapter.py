@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.image_features import BoundFeatures, as_returned
 from visionzip_ext.integrations.transformers.placeholders import PlaceholderChange
 from visionzip_ext.integrations.transformers.tile_zip import Tile, ZipDecision, ZippedTiles, zip_tiles
+from visionzip_ext.integrations.transformers.weak_link import WeakLink
 from visionzip_ext.integrations.transformers.zip_tower import EncodedTiles, ZipTower
 
 _ATTRIBUTE = "_visionzip"
@@ -43,6 +44,7 @@ class ModelAdapter(ABC):
         seam: the module whose feature methods both `forward` and `generate` call.
         settings: what was asked for.
         towers: the seam's vision towers, by name.
+        processor: the one that was changed for this model, as long as somebody else has it.
         last_decision: of the latest forward in any thread; None before the first.
     """
 
@@ -70,6 +72,7 @@ class ModelAdapter(ABC):
         self.towers = {
             name: ZipTower(getattr(self.seam, name), layer, early_exit=settings.early_exit) for name in self.tower_names
         }
+        self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
         self.check_budget()
 
@@ -126,6 +129,11 @@ class ModelAdapter(ABC):
         for tower in self.towers.values():
             tower.detach()
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the adapter is at work."""
+        return self.seam.__dict__.get(_ATTRIBUTE) is self
+
     @classmethod
     def attached_to(cls, model: PreTrainedModel) -> ModelAdapter | None:
         """The adapter that is at work in `model`, if it is compressed."""
@@ -143,7 +151,7 @@ class ModelAdapter(ABC):
         tower.check_layer(feature_layer_of(self.seam.config) if vision_feature_layer is None else vision_feature_layer)
         if vision_feature_select_strategy is not None:
             check_strategy(vision_feature_select_strategy)
-        return tower(pixel_values, **kwargs)
+        return tower(pixel_values, through=self._in_place_of(tower), **kwargs)
 
     def zip(self, encoded: EncodedTiles, tiles: list[Tile]) -> ZippedTiles:
         """Zip encoded tiles and note the decision."""
@@ -165,6 +173,10 @@ class ModelAdapter(ABC):
     def project(self, rows: Tensor) -> Tensor:
         """(..., channels of the tower) -> (..., channels of the language model)."""
         return self.seam.multi_modal_projector(rows)
+
+    def _in_place_of(self, tower: ZipTower) -> nn.Module:
+        """What the seam has where `tower` was found: the same module, unless somebody wrapped or replaced it."""
+        return next(getattr(self.seam, name) for name, own in self.towers.items() if own is tower)
 
     def as_returned(self, features: Any, encoded: EncodedTiles, return_dict: bool | None) -> Any:
         """See `image_features.as_returned`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from typing import Any, TypeVar
 
 from torch import nn
@@ -14,6 +16,7 @@ from visionzip_ext.integrations.transformers.original_llava import is_original_l
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
 from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
 from visionzip_ext.integrations.transformers.tiled_images import check_layout
+from visionzip_ext.integrations.transformers.weak_link import WeakLink
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -43,7 +46,8 @@ def compress(
     Args:
         model: an instance of one of `supported_models()`.
         processor: the model's processor, which then writes as many placeholders. Without one, the caller sees to it
-            that `input_ids` has as many as there are visual tokens.
+            that `input_ids` has as many as there are visual tokens. Models with different settings need one each; where
+            another model loses its own, a RuntimeWarning tells.
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them.
         contextual: tokens that all others are merged into, at least 0.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
@@ -57,7 +61,8 @@ def compress(
         The same model.
 
     Raises:
-        TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an int.
+        TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an integer;
+            `early_exit` that is not a bool.
         ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget` or `layout`, a
             `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
             is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
@@ -66,10 +71,13 @@ def compress(
     check_layout(layout)
     adapter = family(model, Settings(Budget(dominant, contextual, merge, budget), layout, early_exit))
     change = None if processor is None else adapter.placeholders(processor)
+    if change is not None:
+        _warn_if_taken_away(processor, adapter)
     _exchange(family.attached_to(model), adapter)
     setattr(adapter.seam.config, _CONFIG_KEY, _as_arguments(adapter.settings))
     if change is not None:
         placeholders.apply(change, processor)
+        change.adapter, adapter.processor = WeakLink(adapter), WeakLink(processor)
     return model
 
 
@@ -94,7 +102,8 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
 
     Args:
         model: a model that `compress` was called on.
-        processor: the processor that was given to `compress`.
+        processor: the processor that was given to `compress`. Without it the processor stays as it is, of which a
+            RuntimeWarning tells.
 
     Returns:
         The same model.
@@ -111,6 +120,7 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
         if adapter is not None:
             adapter.detach()
             delattr(adapter.seam.config, _CONFIG_KEY)
+            _warn_if_left_behind(adapter)
             undone = True
     if not undone:
         raise ValueError(f"this {type(model).__name__} is not compressed, there is nothing to restore")
@@ -151,6 +161,42 @@ def _exchange(earlier: ModelAdapter | None, adapter: ModelAdapter) -> None:
     except ValueError:
         earlier.attach()
         raise
+
+
+def _warn_if_taken_away(processor: ProcessorMixin, adapter: ModelAdapter) -> None:
+    """Warn if the processor goes with another model that is compressed to something else."""
+    if _is_taken(processor, adapter):
+        gc.collect()  # a compressed model that was deleted is there until its cycles are
+        if _is_taken(processor, adapter):
+            warnings.warn(
+                f"this {type(processor).__name__} was changed for another model, which is compressed otherwise and "
+                "from now on gets a wrong number of placeholders from it; give each model a processor of its own "
+                "(from_pretrained, or copy.deepcopy)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _is_taken(processor: ProcessorMixin, adapter: ModelAdapter) -> bool:
+    change = placeholders.change_of(processor)
+    other = None if change is None else change.adapter()
+    if other is None or other.seam is adapter.seam:
+        return False
+    return other.is_attached and other.settings != adapter.settings
+
+
+def _warn_if_left_behind(adapter: ModelAdapter) -> None:
+    """Warn if the processor that was changed for a model still is, and the model no more."""
+    processor = adapter.processor()
+    change = None if processor is None else placeholders.change_of(processor)
+    if change is not None and change.adapter() is adapter:
+        warnings.warn(
+            f"the model is restored, but the {type(processor).__name__} that compress changed with it still writes "
+            f"{adapter.budget.dominant} + {adapter.budget.contextual} placeholders an image or tile; call "
+            "visionzip_ext.restore(model, processor)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _as_arguments(settings: Settings) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,7 +43,7 @@ class Budget:
         unit: "tile": both numbers are for each tile; "image": for a whole image or video, spread over its tiles.
 
     Raises:
-        TypeError: `dominant` or `contextual` is not an int.
+        TypeError: `dominant` or `contextual` is not an integer.
         ValueError: one of them is too small, or `merge` or `unit` is neither word.
     """
 
@@ -53,9 +55,10 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the four on their own; `check_fits` checks them against an encoder."""
         for name, value, least in (("dominant", self.dominant, 1), ("contextual", self.contextual, 0)):
-            check_int(name, value)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            number = _as_int(name, value)
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+            object.__setattr__(self, name, number)  # a plain int, which the model's config can hold
         if self.merge not in MERGE_RULES:
             raise ValueError(f'merge must be "residual" or "mean", got {self.merge!r}')
         if self.unit not in UNITS:
@@ -108,3 +111,12 @@ class Budget:
     def _contextual_of(self, tile: int, tiles: int) -> int:
         # The last tiles first, so that no tile is rounded up twice.
         return self.contextual // tiles + (tiles - 1 - tile < self.contextual % tiles)
+
+
+def _as_int(name: str, value: object) -> int:
+    """Integers of any type, numpy's among them, as ints; TypeError for everything else, bools too."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            value = operator.index(value)
+    check_int(name, value)
+    return value

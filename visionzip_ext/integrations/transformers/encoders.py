@@ -88,11 +88,15 @@ class VisionZipEncoder(nn.Module):
             kwargs: passed on to the encoder.
 
         Raises:
-            RuntimeError: after `detach`; or the encoder's attention was replaced after it was wrapped.
+            RuntimeError: after `detach`; or the encoder or its attention was replaced after it was wrapped.
         """
+        return self.zip_through(self.encoder, pixel_values, **kwargs)
+
+    def zip_through(self, encoder: nn.Module, pixel_values: Tensor, **kwargs: Any) -> ZippedImages:
+        """`forward` by the module that stands in the encoder's place: see `ZipTower`."""
         if not self._attached:
             raise RuntimeError("this VisionZipEncoder was detached from its encoder; make a new one")
-        encoded = self._tower(pixel_values, **kwargs)
+        encoded = self._tower(pixel_values, through=encoder, **kwargs)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
         zipped = zip_tiles(encoded, [Tile(budget)] * len(pixel_values), self._budget.merge)
         return ZippedImages(zipped.rows.unflatten(0, (len(pixel_values), budget.tokens)), zipped.decisions[0])
@@ -158,7 +162,7 @@ class VisionZipDualEncoder(nn.Module):
         tower = zip_tower_of(encoder, patches_only, layer, early_exit=early_exit)
         patches_only.check_fits(tower.patches**2, f"{tower.name} without CLS")
         options = {"layer": layer, "merge": merge, "early_exit": early_exit}
-        self.low_resolution = VisionZipEncoder(encoder, dominant + tower.has_cls, contextual, **options)
+        self.low_resolution = VisionZipEncoder(encoder, patches_only.dominant + tower.has_cls, contextual, **options)
         self.high_resolution = high_resolution
         self._merge = merge
 

@@ -44,7 +44,10 @@ class LlavaAdapter(ModelAdapter):
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)
         check_token(processor, config, "image")
-        return AdditionalImageTokens(self.budget.tokens, self.tower.patches**2)
+        # ViP-LLaVA's config has no strategy; the model leaves CLS out
+        leaves_one_out = getattr(config, "vision_feature_select_strategy", "default") == "default"
+        uncompressed = self.tower.encoder_tokens - leaves_one_out
+        return AdditionalImageTokens(self.budget.tokens, uncompressed, self.tower.patches**2)
 
     def _zip_each(self, encoded: EncodedTiles) -> Tensor:
         """(B, dominant + contextual, channels), projected."""

@@ -44,7 +44,8 @@ class _TowerForward:
         return zipped.tokens.to(images.dtype)
 
     def _zip(self, images: Tensor) -> ZippedImages:
-        return self.encoder(images.to(device=self.tower.device, dtype=self.tower.dtype))
+        images = images.to(device=self.tower.device, dtype=self.tower.dtype)
+        return self.encoder.zip_through(self.tower.vision_tower, images)
 
 
 def is_original_llava(model: Any) -> bool:

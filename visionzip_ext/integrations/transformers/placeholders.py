@@ -10,11 +10,19 @@ from abc import ABC, abstractmethod
 
 from transformers import ProcessorMixin
 
+from visionzip_ext.integrations.transformers.weak_link import WeakLink
+
 _ATTRIBUTE = "_visionzip"
 
 
 class PlaceholderChange(ABC):
-    """A change of a processor's placeholder count; without a reference to the processor, which may be copied."""
+    """A change of a processor's placeholder count; without a reference to the processor, which may be copied.
+
+    Attributes:
+        adapter: the `ModelAdapter` that it was made for.
+    """
+
+    adapter = WeakLink()
 
     @abstractmethod
     def do(self, processor: ProcessorMixin) -> None:
@@ -32,16 +40,27 @@ class AdditionalImageTokens(PlaceholderChange):
     "default", so a negative number makes fewer. It goes through save/load, chat templates and pipelines.
     """
 
-    def __init__(self, tokens: int, patches: int) -> None:
-        """For `tokens` placeholders an image, where the vision tower has `patches` = rows * columns."""
-        self._more_than_patches = tokens - patches
+    def __init__(self, tokens: int, uncompressed: int, patches: int) -> None:
+        """For `tokens` placeholders an image.
+
+        Args:
+            tokens: placeholders wanted.
+            uncompressed: visual tokens of the model without compression.
+            patches: rows * columns of its vision tower.
+        """
+        self._tokens = tokens
+        self._uncompressed = uncompressed
+        self._patches = patches
         self._original: int | None = None
 
     def do(self, processor: ProcessorMixin) -> None:
         """Set the number that makes the placeholders wanted."""
-        self._original = processor.num_additional_image_tokens
-        taken_off = 1 if processor.vision_feature_select_strategy == "default" else 0
-        processor.num_additional_image_tokens = self._more_than_patches + taken_off
+        others = self._patches - (processor.vision_feature_select_strategy == "default")
+        found, wanted = processor.num_additional_image_tokens, self._tokens - others
+        # No checkpoint has fewer than none: such a processor was saved while compressed, perhaps to another budget.
+        saved_compressed = found < 0 or found == wanted
+        self._original = self._uncompressed - others if saved_compressed else found
+        processor.num_additional_image_tokens = wanted
 
     def undo(self, processor: ProcessorMixin) -> None:
         """Set the number that was there."""
@@ -55,9 +74,14 @@ def apply(change: PlaceholderChange, processor: ProcessorMixin) -> None:
     setattr(processor, _ATTRIBUTE, change)
 
 
+def change_of(processor: ProcessorMixin) -> PlaceholderChange | None:
+    """The change that the processor has, if any."""
+    return getattr(processor, _ATTRIBUTE, None)
+
+
 def undo(processor: ProcessorMixin) -> bool:
     """Undo the change that the processor has. False if it has none."""
-    change: PlaceholderChange | None = getattr(processor, _ATTRIBUTE, None)
+    change = change_of(processor)
     if change is None:
         return False
     delattr(processor, _ATTRIBUTE)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.llava import LlavaAdapter, VipLlavaAdapter
 from visionzip_ext.integrations.transformers.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
 from visionzip_ext.integrations.transformers.llava_onevision import LlavaOnevisionAdapter
+from visionzip_ext.integrations.transformers.original_llava import is_original_llava
 from visionzip_ext.integrations.transformers.video_llava import VideoLlavaAdapter
 
 # class name in transformers -> the family's adapter
@@ -24,18 +27,51 @@ ADAPTERS: dict[str, type[ModelAdapter]] = {
     "VideoLlavaModel": VideoLlavaAdapter,
 }
 
+# Where wrappers have their model: torch.compile, data parallelism, peft.
+_WRAPPED_AT = ("_orig_mod", "module", "base_model.model")
+
 
 def adapter_for(model: object) -> type[ModelAdapter]:
     """The adapter of the model's family; subclasses of a supported class belong to it.
 
     Raises:
-        TypeError: an unknown model; the message lists the supported ones.
+        TypeError: an unknown model; the message lists the supported ones, or says what to do with this one.
     """
+    if (adapter := _adapter_of_class(model)) is not None:
+        return adapter
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if is_original_llava(model):
+        raise TypeError(
+            f"model is a {kind}, of an original LLaVA repository; call visionzip_ext.visionzip(model, dominant=..., "
+            "contextual=...) for it"
+        )
+    if (path := _path_inside(model)) is not None:
+        raise TypeError(
+            f"model is a {kind} around a supported model; pass that, model.{path}, and compress it before it is wrapped"
+        )
+    raise TypeError(
+        f"model is a {kind}, which VisionZip does not know; supported classes of transformers: {', '.join(ADAPTERS)}; "
+        "for any other model, wrap its vision encoder in visionzip_ext.VisionZipEncoder"
+    )
+
+
+def _adapter_of_class(model: object) -> type[ModelAdapter] | None:
     for cls in type(model).__mro__:
         if cls.__module__.startswith("transformers.") and cls.__name__ in ADAPTERS:
             return ADAPTERS[cls.__name__]
-    raise TypeError(
-        f"model is a {type(model).__module__}.{type(model).__qualname__}, which VisionZip does not know; "
-        f"supported classes of transformers: {', '.join(ADAPTERS)}; for any other model, wrap its vision encoder in "
-        "visionzip_ext.VisionZipEncoder"
-    )
+    return None
+
+
+def _path_inside(model: object) -> str | None:
+    """The attributes that lead from a wrapper, or wrappers around wrappers, to a supported model in it, if any."""
+    for path in _WRAPPED_AT:
+        inside = model
+        for name in path.split("."):
+            inside = getattr(inside, name, None)
+        if not isinstance(inside, nn.Module):
+            continue
+        if _adapter_of_class(inside) is not None or is_original_llava(inside):
+            return path
+        if (deeper := _path_inside(inside)) is not None:
+            return f"{path}.{deeper}"
+    return None

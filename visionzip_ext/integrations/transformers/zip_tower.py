@@ -50,6 +50,8 @@ class _Lock:
         return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
 
 
+_ANEW = "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
+
 # Vision towers by `model_type` of their config: whether token 0 is CLS.
 _HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False, "dinov2": True, "dinov2_with_registers": True}
 
@@ -93,9 +95,11 @@ class ZipTower:
             early_exit: leave out the layers after the select layer. With several, all run.
 
         Raises:
-            TypeError: a tower of an unknown kind.
+            TypeError: a tower of an unknown kind; `early_exit` is not a bool.
             ValueError: `vision_feature_layer` is out of range.
         """
+        if not isinstance(early_exit, bool):
+            raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
         self.tower = tower
         self.has_cls = starts_with_cls(tower)
         # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
@@ -146,17 +150,26 @@ class ZipTower:
                 "visionzip_ext.compress again"
             )
 
-    def __call__(self, pixel_values: Tensor, **kwargs: Any) -> EncodedTiles:
+    def __call__(self, pixel_values: Tensor, *, through: nn.Module, **kwargs: Any) -> EncodedTiles:
         """Encode tiles.
 
         Args:
             pixel_values: (T, 3, height, width).
+            through: the module that stands in the tower's place now and is called: the tower itself, or what it was
+                wrapped in since, such as `torch.compile` of it.
             kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`
                 runs all layers.
+
+        Raises:
+            RuntimeError: another tower stands in its place, or its attention was replaced.
         """
+        self._check_contained(through)
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         with self._lock.held(), self._tap.recording() as calls:
-            features, outputs = self._run(pixel_values, kwargs)
+            try:
+                features, outputs = self._run(through, pixel_values, kwargs)
+            finally:
+                self._select_layer_output = None  # it has its graph, which would stay alive and cannot be copied
         attention = self._only_call(calls)
         if self._registers:
             features = self._without_registers(features)
@@ -171,21 +184,24 @@ class ZipTower:
         first_patch = self.has_cls + self._registers
         return torch.cat([x[..., : int(self.has_cls), :], x[..., first_patch:, :]], -2)
 
-    def _run(self, pixel_values: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, BaseModelOutputWithPooling]:
+    def _check_contained(self, through: nn.Module) -> None:
+        if through is not self.tower and not any(module is self.tower for module in through.modules()):
+            raise RuntimeError(f"the vision tower, a {self.name}, was replaced after compress; {_ANEW}")
+
+    def _run(
+        self, through: nn.Module, pixel_values: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, BaseModelOutputWithPooling]:
         """The features (T, tokens, C) and the tower's output."""
         all_layers = len(self.depths) > 1 or not self.early_exit
         if all_layers or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            outputs = self.tower(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
+            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
             states = [outputs.hidden_states[depth] for depth in self.depths]
             return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
         # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
         kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
-        try:
-            with self._stack.only_first(self.depth):
-                outputs = self.tower(pixel_values, **kwargs)
-            return self._select_layer_output, outputs
-        finally:
-            self._select_layer_output = None
+        with self._stack.only_first(self.depth):
+            outputs = through(pixel_values, **kwargs)
+        return self._select_layer_output, outputs
 
     def _note_output(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forward hook of the module that runs the layers.
@@ -201,7 +217,7 @@ class ZipTower:
         raise RuntimeError(
             f"attention of layer {self.depth - 1} of this {self.name} was recorded {len(calls)} times in "
             "one forward, expected once: its module or its config was replaced after compress; "
-            "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
+            f"{_ANEW}"
         )
 
 
