@@ -35,7 +35,7 @@ TAIL_LINES = 12
 WRITING = 15.0  # what the benchmarks need after their last case
 
 PYTHON = sys.executable
-SANITIZER = ("compute-sanitizer", "--kernel-regex", "kns=visionzip", "--error-exitcode", "9")
+SANITIZER = ("compute-sanitizer", "--kernel-name", "kns=visionzip", "--error-exitcode", "9")
 """Our kernels alone: torch's would take minutes."""
 
 EMULATION = ROOT / "build" / "emulation" / "csrc" / "emulation"

@@ -119,7 +119,7 @@ def test_steps_on_a_gpu():
     assert steps["build"].needed
     assert steps["operator tests"].environment == {"VISIONZIP_REQUIRE_CUDA": "1"}
     assert "python_tests/test_ops_merge.py" in steps["operator tests"].command(100)
-    assert [*steps["racecheck"].command(50)][:1] == ["compute-sanitizer"]
+    assert [*steps["racecheck"].command(50)][:3] == ["compute-sanitizer", "--kernel-name", "kns=visionzip"]
     assert steps["benchmarks"].command(100)[-2:] == ["--time-limit", "85"]
     assert acceptance.TOTAL_LIMIT < 9 * 60
 
