@@ -28,7 +28,7 @@ WITHOUT_CLS = replace(SHAPE, has_cls=False)
 def _packed(rng: torch.Generator) -> OperatorCall:
     """The same images' lengths in any order, which the GPU alone reads."""
     lengths = [(40, 90, 120)[i] for i in torch.randperm(3, generator=rng)]
-    return random_packed_call("zip_packed", rng, Mix(tuple(lengths), (20, 9, 15), (6, 3, 10), D=64), (BF16, BF16))
+    return random_packed_call("zip_packed", rng, Mix(tuple(lengths), (20, 9, 15), (6, 3, 10), C=64, D=64), (BF16, BF16))
 
 
 PROBLEMS: dict[str, Problem] = {
