@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -51,9 +52,9 @@ class Case:
         """Whether scores come from the attention of all queries, which nobody has at hand."""
         return self.op == "zip_packed" or (self.op == "zip_qk" and not self.has_cls)
 
-    @property
+    @cached_property
     def budgets(self) -> Budgets:
-        """k and m of each packed image, by its size."""
+        """k and m of each packed image, by its size: worked out once, and by no call that is timed."""
         return budget(self.lengths, total=self.k + self.m, contextual_share=self.m / (self.k + self.m))
 
     @property

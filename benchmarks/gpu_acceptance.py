@@ -1,9 +1,11 @@
 """`python -m benchmarks.gpu_acceptance`: on a machine with a GPU, all that only such a machine can do, in nine minutes.
 
-Builds for the GPU that is there, runs the operator tests on it, and every operator under compute-sanitizer, then whole
-encoders and the benchmarks; writes benchmarks/results/<gpu>.json, which holds each step's outcome too. No network is
-needed. A step that fails or takes too long is recorded, and the exit status is 1. With --emulated, a dry run for
-machines without a GPU: tiny sizes, and the emulated kernels in its place.
+Builds for the GPU that is there, runs the operator tests on it, those of decisions also on the paths that a GPU with
+clusters does not choose, and every operator under compute-sanitizer, then whole encoders and the benchmarks; writes
+benchmarks/results/<gpu>.json, which holds each step's outcome too. No network is needed. A step that fails or takes too
+long is recorded, and the exit status is 1. Where time is short, figures go missing before checks do: the benchmarks,
+last, begin no case that would end too late. With --emulated, a dry run for machines without a GPU: tiny sizes, and the
+emulated kernels in its place.
 """
 
 from __future__ import annotations
@@ -35,8 +37,15 @@ TAIL_LINES = 12
 WRITING = 15.0  # what the benchmarks need after their last case
 
 PYTHON = sys.executable
-SANITIZER = ("compute-sanitizer", "--kernel-regex", "kns=visionzip", "--error-exitcode", "9")
+SANITIZER = ("compute-sanitizer", "--kernel-name", "kns=visionzip", "--error-exitcode", "9")
 """Our kernels alone: torch's would take minutes."""
+
+PATH = "VISIONZIP_PATH"
+OTHER_PATHS = ("grid", "block")
+"""Of the kernels: a GPU with clusters takes neither by itself."""
+
+DECISIONS = tuple(f"python_tests/test_ops_{what}.py" for what in ("decisions", "invariance", "packed", "ties"))
+"""What a path might get wrong."""
 
 EMULATION = ROOT / "build" / "emulation" / "csrc" / "emulation"
 EMULATED_TARGETS = ("visionzip_emulated", "kernel_driver_sanitized", "kernel_driver_races")
@@ -85,10 +94,14 @@ def pytest_command() -> list[str]:
 def gpu_steps(architecture: str) -> list[Step]:
     """On a GPU; `architecture` such as 90."""
     every_path = (PYTHON, "-m", "benchmarks.every_path")
-    suite = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "python_tests").glob("test_ops_*.py"))
+    suite = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "python_tests").glob("test_ops_*.py"))
     build = {"VISIONZIP_WITH_CUDA": "ON", "VISIONZIP_CUDA_ARCHS": f"{architecture}-real"}
     encoders = (PYTHON, "-m", "benchmarks.encoder", "--output", ENCODERS)
+    required = {"VISIONZIP_REQUIRE_CUDA": "1"}
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # a block of the allocator's would hide what runs over its end
+
+    def tests(*files: str) -> list[str]:
+        return [*pytest_command(), *files, "-k", "cuda and not emulated"]  # a file's name may have cuda in it
 
     def measure(seconds: float) -> list[str | Path]:
         limit = ["--time-limit", f"{max(0.0, seconds - WRITING):.0f}"]
@@ -96,9 +109,8 @@ def gpu_steps(architecture: str) -> list[Step]:
 
     return [
         Step("build", 150, lambda _: [PYTHON, "setup.py", "--quiet", "build_ext", "--inplace"], build, needed=True),
-        Step(
-            "operator tests", 180, lambda _: [*pytest_command(), *suite, "-k", "cuda"], {"VISIONZIP_REQUIRE_CUDA": "1"}
-        ),
+        Step("operator tests", 180, lambda _: tests(*suite), required),
+        *(Step(f"{path} path", 60, lambda _: tests(*DECISIONS), {**required, PATH: path}) for path in OTHER_PATHS),
         Step("memcheck", 60, lambda _: [*SANITIZER, "--tool", "memcheck", *every_path], uncached),
         Step("racecheck", 60, lambda _: [*SANITIZER, "--tool", "racecheck", *every_path]),
         Step("encoders", 60, lambda _: [*encoders, "--device", "cuda"]),
@@ -110,13 +122,16 @@ def emulated_steps() -> list[Step]:
     """The same without a GPU: few tests, the emulation's AddressSanitizer and race checker, tiny benchmarks."""
     targets = ", ".join(map(repr, EMULATED_TARGETS))
     build = (PYTHON, "-c", f"import emulation; emulation.build({targets})")
-    suite = ("python_tests/test_ops_merge.py", "-k", "emulated and (identity or backward_is_the_adjoint)")
+    pytest = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    suite = (*pytest, "python_tests/test_ops_merge.py", "-k", "emulated and (identity or backward_is_the_adjoint)")
+    decisions = (*pytest, *DECISIONS, "-k", "emulated and (deciding_alone or group_of_one)")
     library = EMULATION / "libvisionzip_emulated.so"
     encoders = (PYTHON, "-m", "benchmarks.encoder", "--quick", "--output", ENCODERS)
     quick = ("-m", "benchmarks", "--quick", "--output", MEASURED)
     return [
         Step("build", 400, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
-        Step("operator tests", 150, lambda _: [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]),
+        Step("operator tests", 150, lambda _: suite),
+        *(Step(f"{path} path", 150, lambda _: decisions, {PATH: path}) for path in OTHER_PATHS),
         Step("every path", 150, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
         Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
         Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "zip"]),

@@ -15,8 +15,10 @@ from benchmarks.cases import Case
 
 DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not tell
 MOST_INPUT_SETS = 64
-LEAST_FLUSH_BYTES = 512 << 20
-"""Reading it also keeps a fast GPU busy for about 0.1 ms, in which the host launches what is timed."""
+LEAST_FLUSH_BYTES = 2 << 30
+"""Reading it also keeps a fast GPU busy for about 0.5 ms, in which the host launches what is timed."""
+MOST_FLUSHED = 1 / 4
+"""Of the GPU's memory: the rest is for what is timed."""
 
 
 class Timer(Protocol):
@@ -76,9 +78,10 @@ class EventTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-        words = max(4 * self.cache_bytes, LEAST_FLUSH_BYTES) // 4
-        self._buffer = torch.zeros(words, dtype=torch.float32, device=device)
+        gpu = torch.cuda.get_device_properties(device)
+        self.cache_bytes = gpu.L2_cache_size
+        flushed = min(max(4 * self.cache_bytes, LEAST_FLUSH_BYTES), int(MOST_FLUSHED * gpu.total_memory))
+        self._buffer = torch.zeros(flushed // 4, dtype=torch.float32, device=device)
 
     def input_sets(self, case: Case) -> int:
         """One: it is cold whenever it is used."""

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import emulation
+import forced_path
 import hypothesis
 import pytest
 import require_cuda
@@ -34,6 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     return f"random seed: {_SEED_VARIABLE}={_SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    try:
+        return (yield)
+    except Exception as error:
+        forced_path.expect_no_room(error)
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

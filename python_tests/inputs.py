@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -93,6 +93,30 @@ def random_attention(rng: torch.Generator, shape: Shape, dtype: torch.dtype = F3
     return (2 * normal(rng, shape.B, *sizes)).softmax(-1).to(dtype)
 
 
+def bytes_of_storage(x: Tensor) -> Tensor:
+    """All that a tensor's storage holds, also what lies between and around the tensor's elements."""
+    return torch.empty(0, dtype=torch.uint8, device=x.device).set_(x.untyped_storage())
+
+
+def laid_out_alike(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors on a device, with the strides and offsets that they have here; those that share a storage share it there.
+
+    `Tensor.to` would make them dense. It still moves those that require gradients, as its derivative is known.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def copy(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return x.to(device, copy=True)
+        place = x.untyped_storage().data_ptr()
+        if place not in storages:
+            storages[place] = bytes_of_storage(x).to(device, copy=True).untyped_storage()
+        empty = torch.empty(0, dtype=x.dtype, device=device)
+        return empty.set_(storages[place], x.storage_offset(), x.shape, x.stride())
+
+    return {name: copy(x) for name, x in tensors.items()}
+
+
 AnyCall = TypeVar("AnyCall", bound="OperatorCall")
 
 
@@ -123,8 +147,9 @@ class OperatorCall(ABC):
         return replace(self, tensors={name: change(x) for name, x in self.tensors.items()})
 
     def moved(self: AnyCall, backend: Backend) -> AnyCall:
-        """The same call with its tensors where a backend takes them."""
-        return self.with_each(lambda x: x.to(backend.device))
+        """The same call with its tensors where a backend takes them, laid out as they are."""
+        elsewhere = {name: x for name, x in self.tensors.items() if x.device.type != backend.device.type}
+        return self.with_tensors(**laid_out_alike(elsewhere, backend.device))
 
     def through(self, ops: Any) -> Any:
         """Make the call on what has the operators as attributes, such as `torch.ops.visionzip`."""

@@ -86,6 +86,16 @@ def test_providers_are_right(case, name):
     assert measured.timings.keys() == own.keys()
 
 
+@pytest.mark.parametrize("name", [name for name in CPU_PROVIDERS if not name.startswith("compiled")])
+def test_a_timed_call_works_out_no_budgets(monkeypatch, name):
+    """They are the caller's, who has them before; the first call is not timed, as its result is checked."""
+    (case,) = (case for case in quick_cases() if case.lengths)
+    call = CPU_PROVIDERS[name](case, case.inputs(CPU, 0))
+    call()
+    monkeypatch.setattr("benchmarks.cases.budget", None)
+    call()
+
+
 @pytest.mark.parametrize("case", [case for case in FLOAT32 if not case.lengths], ids=lambda case: case.name)
 def test_the_recipe_by_indices_is_right(case):
     inputs = case.inputs(CPU, 0)

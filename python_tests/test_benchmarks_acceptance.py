@@ -114,14 +114,26 @@ def test_the_file_holds_the_benchmarks_and_the_steps(work):
 
 def test_steps_on_a_gpu():
     steps = {step.name: step for step in acceptance.gpu_steps("90")}
-    assert list(steps) == ["build", "operator tests", "memcheck", "racecheck", "encoders", "benchmarks"]
+    checks = ["build", "operator tests", "grid path", "block path", "memcheck", "racecheck"]
+    assert list(steps) == [*checks, "encoders", "benchmarks"]
     assert steps["build"].environment["VISIONZIP_CUDA_ARCHS"] == "90-real"
     assert steps["build"].needed
     assert steps["operator tests"].environment == {"VISIONZIP_REQUIRE_CUDA": "1"}
-    assert "python_tests/test_ops_merge.py" in steps["operator tests"].command(100)
-    assert [*steps["racecheck"].command(50)][:1] == ["compute-sanitizer"]
+    assert {"python_tests/test_ops_merge.py", "python_tests/test_ops_cuda.py"} <= {
+        *steps["operator tests"].command(100)
+    }
+    assert [*steps["racecheck"].command(50)][:3] == ["compute-sanitizer", "--kernel-name", "kns=visionzip"]
     assert steps["benchmarks"].command(100)[-2:] == ["--time-limit", "85"]
     assert acceptance.TOTAL_LIMIT < 9 * 60
+
+
+@pytest.mark.parametrize("path", ["grid", "block"])
+def test_the_tests_of_decisions_are_run_on_each_path(path):
+    (step,) = (step for step in acceptance.gpu_steps("90") if step.name == f"{path} path")
+    assert step.environment == {"VISIONZIP_REQUIRE_CUDA": "1", every_path.PATH_VARIABLE: path}
+    files = [word for word in step.command(60) if word.startswith("python_tests/")]
+    assert {"python_tests/test_ops_decisions.py", "python_tests/test_ops_packed.py"} <= {*files}
+    assert all((ROOT / file).exists() for file in files)
 
 
 @pytest.mark.parametrize("present", [True, False])

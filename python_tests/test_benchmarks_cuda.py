@@ -60,7 +60,7 @@ class Recorder:
 def event_timer(monkeypatch):
     """On no GPU; with what it noted."""
     gpu = Recorder()
-    properties = SimpleNamespace(L2_cache_size=1 << 20)
+    properties = SimpleNamespace(L2_cache_size=1 << 20, total_memory=1 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "Event", gpu.event)
     monkeypatch.setattr(timers, "LEAST_FLUSH_BYTES", 1 << 20)
@@ -74,6 +74,21 @@ def test_events_stand_around_the_call_alone_and_the_cache_is_cold(event_timer):
     assert timer.seconds(lambda: gpu.happened.append("call")) == 2.5e-3
     assert gpu.happened == ["new start", "new end", "flush", "start", "call", "end", "wait for end"]
     assert timer.own_seconds() == 2.5e-3
+
+
+@pytest.mark.parametrize(
+    ("cache_bytes", "total_memory", "flushed"),
+    [
+        (50 << 20, 80 << 30, 2 << 30),
+        (6 << 20, 4 << 30, 1 << 30),  # no more than a quarter of a small GPU's memory
+        (1 << 30, 80 << 30, 4 << 30),
+    ],
+)
+def test_what_is_read_to_flush_the_cache(monkeypatch, cache_bytes, total_memory, flushed):
+    """Nothing is allocated."""
+    properties = SimpleNamespace(L2_cache_size=cache_bytes, total_memory=total_memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert timers.EventTimer(torch.device("meta"))._buffer.nbytes == flushed
 
 
 def test_a_graph_is_recorded_once_and_its_result_is_of_a_replay(monkeypatch):

@@ -6,7 +6,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from inputs import BF16, DTYPES, F32, OPS, SMALL, Call, Shape, dtype_name, nearly_tied, random_call
+from inputs import (
+    BF16,
+    DTYPES,
+    F32,
+    OPS,
+    SMALL,
+    Call,
+    Shape,
+    bytes_of_storage,
+    dtype_name,
+    laid_out_alike,
+    nearly_tied,
+    normal,
+    random_call,
+)
 from torch import Tensor
 
 
@@ -135,11 +149,11 @@ def test_one_tensor_for_several_arguments(bitwise_backend, rng, op):
 def test_inputs_are_not_written_to(backend, rng, op, layout):
     call = random_call(op, rng, SMALL, lse=True)
     lay_out = LAYOUTS.get(layout, Tensor.contiguous)
-    call = call.with_tensors(**{name: lay_out(x) for name, x in call.tensors.items()})
-    before = {name: (x._base if x._is_view() else x).clone() for name, x in call.tensors.items()}
+    call = call.with_tensors(**{name: lay_out(x) for name, x in call.tensors.items()}).moved(backend)
+    before = {name: bytes_of_storage(x).clone() for name, x in call.tensors.items()}
     call.on(backend)
     for name, x in call.tensors.items():
-        assert torch.equal(x._base if x._is_view() else x, before[name]), name
+        assert torch.equal(bytes_of_storage(x), before[name]), name
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -147,3 +161,42 @@ def test_results_are_contiguous(backend, rng, op):
     call = random_call(op, rng, SMALL)
     for x in call.with_tensors(**{name: _reversed_dims(x) for name, x in call.tensors.items()}).on(backend):
         assert x.is_contiguous()
+
+
+def _expanded(x: Tensor) -> Tensor:
+    """One image for all."""
+    return x[:1].expand_as(x)
+
+
+CPU_DEVICE = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, torch.int64], ids=dtype_name)
+@pytest.mark.parametrize("lay_out", [*LAYOUTS.values(), _expanded])
+def test_a_copy_for_a_device_is_laid_out_alike(rng, lay_out, dtype):
+    """Or the layouts here would be those of the CPU alone."""
+    x = lay_out(normal(rng, 3, 5, 4, 6, dtype=dtype))
+    y = laid_out_alike({"x": x}, CPU_DEVICE)["x"]
+    assert (y.dtype, y.shape, y.stride(), y.storage_offset()) == (x.dtype, x.shape, x.stride(), x.storage_offset())
+    assert torch.equal(x, y)
+    assert torch.equal(bytes_of_storage(x), bytes_of_storage(y))
+    assert x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
+
+
+def test_copies_of_views_share_what_the_views_share(rng):
+    fused, alone = normal(rng, 2, 40, 3, 64), normal(rng, 2, 40, 64)
+    here = {"queries": fused[:, :, 0], "keys": fused[:, :, 1], "hidden": alone, "nothing": alone[:0]}
+    there = laid_out_alike(here, CPU_DEVICE)
+    places = {name: x.untyped_storage().data_ptr() for name, x in there.items()}
+    assert places["queries"] == places["keys"]
+    assert places["hidden"] == places["nothing"]
+    assert len(set(places.values())) == 2
+    assert all(torch.equal(there[name], x) for name, x in here.items())
+
+
+def test_gradients_flow_through_a_copy(rng):
+    x = normal(rng, 3, 4).requires_grad_()
+    y = laid_out_alike({"x": x}, CPU_DEVICE)["x"]
+    assert x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))

@@ -14,18 +14,27 @@ from backends import BACKENDS, CUDA
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def skipped(name: str) -> pytest.TestReport:
+def skipped(nodeid: str) -> pytest.TestReport:
     reason = ("file.py", 3, "Skipped: no kernel")
-    return pytest.TestReport(f"test_ops.py::test_it[{name}]", ("file.py", 3, name), {}, "skipped", reason, "call")
+    return pytest.TestReport(nodeid, ("file.py", 3, nodeid), {}, "skipped", reason, "call")
 
 
 @pytest.mark.parametrize(
-    ("value", "name", "outcome"),
-    [("1", "cuda-zip", "failed"), ("1", "emulated-zip", "skipped"), ("0", "cuda-zip", "skipped")],
+    ("value", "nodeid", "outcome"),
+    [
+        ("1", "test_ops.py::test_it[cuda-zip]", "failed"),
+        ("1", "test_ops.py::test_it[zip-cuda-1.5]", "failed"),
+        ("1", "test_ops.py::test_it[zip-cuda]", "failed"),
+        ("1", "test_ops.py::TestThem::test_it[cuda]", "failed"),
+        ("1", "test_ops.py::test_it[emulated-zip]", "skipped"),
+        ("1", "test_ops_cuda.py::test_cuda[cpu-not_cuda-cudart]", "skipped"),
+        ("1", "test_benchmarks_cuda.py::test_without_a_gpu", "skipped"),
+        ("0", "test_ops.py::test_it[cuda-zip]", "skipped"),
+    ],
 )
-def test_a_skip(monkeypatch, value, name, outcome):
+def test_a_skip(monkeypatch, value, nodeid, outcome):
     monkeypatch.setenv(require_cuda.VARIABLE, value)
-    report = skipped(name)
+    report = skipped(nodeid)
     require_cuda.fail_if_skipped(report)
     assert report.outcome == outcome
     assert outcome == "skipped" or report.longrepr.endswith("was skipped: Skipped: no kernel")
@@ -33,7 +42,7 @@ def test_a_skip(monkeypatch, value, name, outcome):
 
 def test_an_expected_failure_stays_one(monkeypatch):
     monkeypatch.setenv(require_cuda.VARIABLE, "1")
-    report = skipped("cuda-zip")
+    report = skipped("test_ops.py::test_it[cuda-zip]")
     report.wasxfail = "reason"
     require_cuda.fail_if_skipped(report)
     assert report.outcome == "skipped"

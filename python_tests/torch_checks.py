@@ -32,6 +32,7 @@ def differentiable(call: OperatorCall, backend: Backend) -> tuple[Tensor, Callab
     """A call's first tensor, requiring gradients, and the function of it that the call is."""
     name = next(iter(call.tensors))
     first = call.tensors[name].clone().requires_grad_()
+    call = call.moved(backend)  # before anything traces the function: storages are copied behind a tracer's back
 
     def function(x: Tensor) -> Tensor:
         return call.with_tensors(**{name: x}).on(backend)[0]

@@ -14,8 +14,9 @@ What these functions share:
   tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
   sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
-  runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with an assertion
-  that names the rule, as torch's own do for an index out of range.
+  runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a
+  device-side assertion that names the rule, as torch's own do for an index out of range. After one, as after torch's,
+  the process's CUDA context is unusable: later calls on that GPU raise, and only a new process can use it again.
 - **scores or queries**: a token's score is given, or it is the mean attention that it receives from its own image's
   tokens: softmax(scale * queries @ keys.T), of which nothing of size (S, S) exists in memory.
 - **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =
@@ -117,7 +118,8 @@ def zip_packed(
     Raises:
         RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported,
             scores and queries both or neither; on the CPU also cu_seqlens that do not rise from 0 to T, and an image
-            that is too small for its k + m or too large for max_seqlen.
+            that is too small for its k + m or too large for max_seqlen. On a GPU these end in a device-side assertion,
+            after which the process's CUDA context is unusable.
     """
     return PackedZipResult(
         *torch.ops.visionzip.zip_packed(
@@ -155,7 +157,7 @@ def select_packed(
     """The decision of `zip_packed` alone, from the same arguments; `merge_packed` carries it out on any tensor.
 
     Raises:
-        RuntimeError: as `zip_packed`.
+        RuntimeError: as `zip_packed`, device-side assertions included.
     """
     return PackedDecision(
         *torch.ops.visionzip.select_packed(
@@ -197,7 +199,8 @@ def merge_packed(
         (sum of k + m, *) in x's dtype.
 
     Raises:
-        RuntimeError: as `zip_packed`; on the CPU also where `assignment` is not a decision for cu_seqlens, k and m.
+        RuntimeError: as `zip_packed`, device-side assertions included; on the CPU also where `assignment` is not a
+            decision for cu_seqlens, k and m.
     """
     k, m = _numbers("merge_packed", "k", k), _numbers("merge_packed", "m", m)
     return torch.ops.visionzip.merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
