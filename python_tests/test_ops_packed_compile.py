@@ -9,7 +9,15 @@ import torch
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
 from packed import PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
 from torch import Tensor
-from torch_checks import check_derivatives, check_fake_results, check_one_graph, differentiable, opcheck
+from torch_checks import (
+    TRANSFORMS,
+    check_derivatives,
+    check_fake_results,
+    check_one_graph,
+    check_transform,
+    differentiable,
+    opcheck,
+)
 
 import visionzip_ext
 
@@ -124,6 +132,15 @@ def test_export_with_any_number_of_tokens(rng, op):
 @pytest.mark.parametrize("op", FIRST)
 def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, mix, merge):
     check_derivatives(random_packed_call(op, rng, mix, merge=merge), dispatched_backend)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("merge", MERGE_WORDS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("op", FIRST)
+def test_forward_mode_and_torch_func(dispatched_backend, rng, op, transform, merge):
+    mix = Mix((11, 0, 6), (4, 0, 0), (3, 0, 2), C=2)
+    check_transform(random_packed_call(op, rng, mix, merge=merge), dispatched_backend, transform)
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)
