@@ -10,6 +10,7 @@ Autograd key directly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._guards import TracingContext
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 _LIBRARY = torch.library.Library("visionzip", "IMPL")
 
@@ -106,6 +108,13 @@ class _Carried(torch.autograd.Function):
         return _carry_tangent(ctx, tangent)
 
 
+@cache
+def _single_level(function: type[torch.autograd.Function]) -> type[_SingleLevelFunction]:
+    """The class that torch would make of a Function for each level that it carries it through."""
+    methods = {name: function.__dict__[name] for name in ("forward", "backward", "jvp")}
+    return type(f"{function.__name__}SingleLevel", (_SingleLevelFunction,), methods)
+
+
 def _apply(function: type[torch.autograd.Function], x: Tensor, forward_op: Callable[[], Any], *args: Any) -> Any:
     """`function.apply`, under torch.func's transforms too.
 
@@ -122,7 +131,7 @@ def _apply(function: type[torch.autograd.Function], x: Tensor, forward_op: Calla
             return forward_op()
 
     with enable_single_level_autograd_function():
-        return super(torch.autograd.Function, function).apply(x, next_level, *args)
+        return _single_level(function).apply(x, next_level, *args)
 
 
 def _has_tangent(x: Tensor) -> bool:
