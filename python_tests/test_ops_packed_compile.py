@@ -7,13 +7,14 @@ import packed
 import pytest
 import torch
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
-from packed import PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
+from packed import DECIDING_PACKED, PACKED_OPS, SOURCES, ZIPPING_PACKED, Mix, PackedCall, random_packed_call
 from torch import Tensor
 from torch_checks import (
     TRANSFORMS,
     check_derivatives,
     check_fake_results,
     check_one_graph,
+    check_saved_program,
     check_transform,
     differentiable,
     opcheck,
@@ -124,6 +125,11 @@ def test_export_with_any_number_of_tokens(rng, op):
     call = random_packed_call(op, rng, mix)
     eager = call.through(torch.ops.visionzip)
     torch.testing.assert_close(exported.module()(dict(call.tensors)), eager, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", ZIPPING_PACKED + DECIDING_PACKED)
+def test_an_exported_program_can_be_saved(rng, op):
+    check_saved_program(getattr(visionzip_ext, op), random_packed_call(op, rng, MIXES[0]))
 
 
 @pytest.mark.filterwarnings("ignore:Input #[01] requires gradient and is not a double precision")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -122,3 +123,21 @@ def check_one_graph(op: str, backend: Backend, calls: Iterable[OperatorCall]) ->
         eager = call.through(torch.ops.visionzip)
         with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
             torch.testing.assert_close(compiled(*call.args, **call.kwargs), eager, rtol=0, atol=0)
+
+
+def check_saved_program(function: Callable[..., tuple[Tensor, ...]], call: OperatorCall) -> None:
+    """What torch.export saved and loaded returns what `function` does, in the same class."""
+
+    class Module(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+            own = call.with_tensors(**dict(zip(call.tensors, tensors, strict=True)))
+            return function(*own.args, **own.kwargs)
+
+    tensors = tuple(call.tensors.values())
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(Module(), tensors), file)
+    file.seek(0)
+    result = torch.export.load(file).module()(*tensors)
+    expected = function(*call.args, **call.kwargs)
+    assert type(result) is type(expected)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)

@@ -14,7 +14,8 @@ from visionzip_ext import _library as _library
 
 _library.load()
 
-from visionzip_ext import _autograd, _fake, _fallback  # noqa: E402, F401  (registrations; the schemas must be loaded)
+# Registrations; the schemas must be loaded.
+from visionzip_ext import _autograd, _fake, _fallback, _pytrees  # noqa: E402, F401
 from visionzip_ext.budget import Budgets, budget  # noqa: E402
 from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip, zip_qk  # noqa: E402
 from visionzip_ext.packed import (  # noqa: E402
