@@ -8,7 +8,7 @@ import sys
 import pytest
 
 WITHOUT = "import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
-EXTRAS = ("transformers", "tokenizers", "PIL", "matplotlib", "skimage", "numpy")
+OF_THE_DEMO = ("numpy", "transformers", "PIL", "matplotlib", "skimage")
 
 
 def run(code: str, absent: tuple[str, ...] = ("transformers",)) -> subprocess.CompletedProcess:
@@ -50,3 +50,13 @@ def test_with_transformers_everything_is_listed():
     code = "from visionzip_ext import *; import visionzip_ext; compress; assert 'compress' in dir(visionzip_ext)"
     result = run(code, absent=())
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("absent", OF_THE_DEMO)
+def test_the_demo_names_its_extra(absent):
+    result = run("from visionzip_ext.__main__ import main; sys.exit(main(['demo']))", (absent,))
+    assert result.returncode == 2
+    (complaint,) = result.stderr.splitlines()
+    assert complaint.startswith("visionzip_ext demo: ")
+    assert absent in complaint
+    assert complaint.endswith("install what the demo needs with `pip install 'visionzip_ext[demo]'`")
