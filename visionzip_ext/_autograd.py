@@ -159,7 +159,7 @@ def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None
             with torch._C._AutoDispatchBelowAutograd():
                 return op.redispatch(keyset & after_autograd, *args, **kwargs)
 
-        if make_differentiable is None or not (args[0].requires_grad or has_tangent):
+        if make_differentiable is None or not (torch._C._any_requires_grad(args[0]) or has_tangent):
             return forward_op()
         return make_differentiable(forward_op, args, kwargs.get("merge", "residual"))
 
