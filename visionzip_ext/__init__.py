@@ -71,7 +71,7 @@ def __getattr__(name: str) -> _Any:
         imported = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
         raise (ImportError if imported else AttributeError)(
             f"visionzip_ext.{name} needs transformers, which cannot be imported: {error}. Install it with "
-            "`pip install 'visionzip_ext[transformers]'`, or `pip install 'transformers>=4.57,<6' pillow`."
+            "`pip install 'visionzip_ext[transformers]'`."
         ) from error
     return getattr(models, name)
 
