@@ -49,6 +49,30 @@ class BadCall(ABC):
         assert said.splitlines()[0] == message if exactly else message in said
 
 
+NO_STRIDED_TENSORS = {
+    "None": (lambda x: None, "None"),
+    "list": (lambda x: x.tolist(), "of type list"),
+    "numpy": (lambda x: x.numpy(), "of type ndarray"),
+    "coo": (lambda x: x.to_sparse(), "a tensor of layout sparse_coo"),
+    "csr": (lambda x: x.reshape(len(x), -1).to_sparse_csr(), "a tensor of layout sparse_csr"),
+    "mkldnn": (lambda x: x.float().to_mkldnn(), "a tensor of layout mkldnn"),
+    "nested": (lambda x: torch.nested.nested_tensor([x, x]), "a nested tensor"),
+    "jagged": (lambda x: torch.nested.nested_tensor([x, x], layout=torch.jagged), "a nested tensor"),
+}
+"""What may come in the place of a strided tensor: how it is made of one, and the words for it."""
+
+
+def check_no_strided_tensor(call: OperatorCall, kind: str, optional: tuple[str, ...]) -> None:
+    """In the place of any tensor it is named by the public function; of these, None leaves one out."""
+    make, words = NO_STRIDED_TENSORS[kind]
+    for name, x in call.tensors.items():
+        if kind == "None" and name in optional:
+            continue
+        with pytest.raises(RuntimeError) as caught:
+            function(call.with_tensors(**{name: make(x)}))
+        assert str(caught.value) == f"visionzip::{call.op}: {name} is {words}; expected a strided tensor"
+
+
 def changed(x: Tensor, value: Any) -> Tensor:
     """A tensor of another shape, dtype or device, or of these values."""
     if isinstance(value, list):

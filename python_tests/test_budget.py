@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import hypothesis.strategies as st
+import numpy as np
 import packed
 import pytest
 import torch
@@ -59,6 +60,17 @@ def test_lengths_from_cu_seqlens(dtype):
     assert budget(cu_seqlens.diff(), ratio=0.1) == budget([100, 0, 300], ratio=0.1)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [tuple, iter, lambda lengths: (length for length in lengths), lambda lengths: map(int, lengths), np.array],
+    ids=["tuple", "iterator", "generator", "map", "numpy"],
+)
+def test_lengths_from_anything_that_yields_ints(make):
+    k, m = budget(make([100, 0, 300]), total=np.int64(40))
+    assert (k, m) == budget([100, 0, 300], total=40)
+    assert {type(count) for count in k + m} == {int}
+
+
 def test_budgets_are_what_the_operators_take(backend, rng):
     lengths = (100, 0, 333, 7)
     k, m = budget(lengths, total=60)
@@ -84,6 +96,10 @@ def test_budgets_are_what_the_operators_take(backend, rng):
         ({"total": 30, "contextual_share": None}, TypeError, "contextual_share must be a float, got None"),
         ({"total": 30, "lengths": [10, -1]}, ValueError, r"lengths\[1\] must be at least 0, got -1"),
         ({"total": 30, "lengths": [10, 2.5]}, TypeError, r"lengths\[1\] must be an int, got 2.5 of type float"),
+        ({"total": 5, "lengths": 10}, TypeError, r"lengths must be ints or a tensor .* got 10 of type int"),
+        ({"total": 5, "lengths": np.array(10)}, TypeError, r"lengths must be ints .* of type ndarray"),
+        ({"total": 5, "lengths": [True]}, TypeError, r"lengths\[0\] must be an int, got True of type bool"),
+        ({"total": 1, "lengths": iter([10, -1])}, ValueError, r"lengths\[1\] must be at least 0, got -1"),
         (
             {"total": 30, "lengths": torch.ones(3)},
             TypeError,

@@ -20,7 +20,8 @@ from inputs import (
     random_call,
 )
 from torch import Tensor
-from torch_checks import check_derivatives, differentiable
+from torch.autograd import forward_ad
+from torch_checks import TRANSFORMS, check_derivatives, check_transform, differentiable
 
 from visionzip_ext import reference
 
@@ -40,6 +41,28 @@ FIRST = {"zip": "hidden", "zip_qk": "hidden", "merge": "x", "merge_backward": "g
 @pytest.mark.parametrize("op", FIRST)
 def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, shape, merge):
     check_derivatives(random_call(op, rng, shape, merge=merge), dispatched_backend)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("merge", MERGE_WORDS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("op", FIRST)
+def test_forward_mode_and_torch_func(dispatched_backend, rng, op, transform, merge):
+    check_transform(random_call(op, rng, SHAPES[0], merge=merge), dispatched_backend, transform)
+
+
+@pytest.mark.parametrize("op", ZIPPING)
+def test_a_decision_has_no_tangent(dispatched_backend, rng, op):
+    """Tangents of all inputs: only that of hidden goes on, and to the tokens alone."""
+    call = random_call(op, rng, SMALL)
+    with forward_ad.dual_level():
+        dual = call.with_each(lambda x: forward_ad.make_dual(x, torch.ones_like(x)))
+        tangents = [forward_ad.unpack_dual(x).tangent for x in dual.on(dispatched_backend)]
+        del dual.tensors["hidden"]
+        others = call.with_tensors(**dual.tensors).on(dispatched_backend)
+        assert all(forward_ad.unpack_dual(x).tangent is None for x in others)
+    assert tangents[0] is not None
+    assert tangents[1:] == [None, None]
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)

@@ -10,6 +10,7 @@ import torch
 from bad_input import FLOATS, BadCall, changed
 from inputs import CARRYING, DECIDING, OPS, ZIPPING, Call, Shape, dtype_name, random_call
 
+import visionzip_ext
 from visionzip_ext import _checks
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
@@ -269,3 +270,31 @@ def test_a_sum_that_overflows(dispatched_backend, op, k, m):
     call = replace(Bad(op, {}, "").call(), k=k, m=m)
     with pytest.raises(RuntimeError, match=f"visionzip::{op}: k = {k} and m = {m} do not fit S = 10 tokens"):
         call.on(dispatched_backend)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", bad_input.NO_STRIDED_TENSORS)
+@pytest.mark.parametrize("op", [op for op in OPS if op != "merge_backward"])
+def test_no_strided_tensor(rng, op, kind):
+    bad_input.check_no_strided_tensor(random_call(op, rng, GOOD, lse=True), kind, ("lse",))
+
+
+def test_nothing_in_the_place_of_hidden():
+    """Autograd passes it on to the checks."""
+    with pytest.raises(RuntimeError, match="visionzip::merge: x has shape "):
+        torch.ops.visionzip.merge(None, torch.zeros(1, 4, dtype=torch.int64), 1, 1)
+
+
+@pytest.mark.parametrize("has_cls", [None, 1, "yes"])
+@pytest.mark.parametrize("op", DECIDING + ZIPPING)
+def test_has_cls_is_true_or_false(rng, op, has_cls):
+    call = random_call(op, rng, GOOD)
+    call.options["has_cls"] = has_cls
+    with pytest.raises(RuntimeError, match=f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False"):
+        bad_input.function(call)
+
+
+def test_what_torch_fx_traces_with_stands_for_a_tensor(rng):
+    call = random_call("merge", rng, GOOD)
+    traced = torch.fx.symbolic_trace(lambda x, assignment: visionzip_ext.merge(x, assignment, GOOD.k, GOOD.m).relu())
+    assert torch.equal(traced(*call.tensors.values()), visionzip_ext.merge(*call.args).relu())

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
-from inputs import BF16, F16, F32, OPS, SMALL, ZIPPING, Call, Shape, random_call
-from torch_checks import OPCHECKS, check_fake_results, check_one_graph, opcheck
+from inputs import BF16, DECIDING, F16, F32, OPS, SMALL, ZIPPING, Call, Shape, random_call
+from torch_checks import OPCHECKS, check_fake_results, check_one_graph, check_saved_program, opcheck
 
 import visionzip_ext
 
@@ -122,6 +122,11 @@ def test_export_with_dynamic_sizes(rng, op):
         eager = call.through(torch.ops.visionzip)
         result = exported.module()(list(call.tensors.values()))
         torch.testing.assert_close(result, eager, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", ZIPPING + DECIDING)
+def test_an_exported_program_can_be_saved(rng, op):
+    check_saved_program(getattr(visionzip_ext, op), random_call(op, rng, SMALL))
 
 
 def test_autograd_does_not_see_a_view_of_its_input(rng):

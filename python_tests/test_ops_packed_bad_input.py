@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import bad_input
+import numpy as np
 import pytest
 import torch
 from backends import CPU
@@ -309,3 +310,48 @@ def test_numbers_in_a_tensor(op, dtype):
     listed = function(*call.args, **call.kwargs)
     tensors = (torch.tensor(numbers, dtype=dtype) for numbers in call.args[-2:])
     torch.testing.assert_close(function(*call.args[:-2], *tensors, **call.kwargs), listed, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("k", [np.array([3, 2]), (3, 2), iter([3, 2]), [np.int32(3), torch.tensor(2)]], ids=repr)
+def test_numbers_from_anything_that_yields_ints(k):
+    call = random_packed_call("select_packed", torch.Generator().manual_seed(0), GOOD)
+    made = visionzip_ext.select_packed(*call.args[:-2], k, call.m, **call.kwargs)
+    torch.testing.assert_close(made, visionzip_ext.select_packed(*call.args, **call.kwargs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("k", "words"),
+    [
+        (2.5, "2.5 of type float"),
+        ([3.0, 2.0], "[3.0, 2.0] of type list"),
+        (np.array([3.0, 2.0]), "array([3., 2.]) of type ndarray"),
+        ("32", "'32' of type str"),
+        (None, "None of type NoneType"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
+def test_numbers_that_are_no_ints(op, k, words):
+    call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD)
+    with pytest.raises(RuntimeError) as caught:
+        getattr(visionzip_ext, op)(*call.args[:-2], k, [2, 1], **call.kwargs)
+    expected = "an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
+    assert str(caught.value) == f"visionzip::{op}: k is {words}; expected {expected}"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", bad_input.NO_STRIDED_TENSORS)
+@pytest.mark.parametrize("source", ["lse", "scores"])
+@pytest.mark.parametrize("op", [op for op in PACKED_OPS if op != "merge_packed_backward"])
+def test_no_strided_tensor(rng, op, source, kind):
+    call = random_packed_call(op, rng, GOOD, source=source)
+    bad_input.check_no_strided_tensor(call, kind, ("queries", "scores", "lse"))
+
+
+@pytest.mark.parametrize("has_cls", [None, 1, "yes"])
+@pytest.mark.parametrize("op", DECIDING)
+def test_has_cls_is_true_or_false(rng, op, has_cls):
+    call = random_packed_call(op, rng, GOOD)
+    call.options["has_cls"] = has_cls
+    with pytest.raises(RuntimeError, match=f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False"):
+        bad_input.function(call)

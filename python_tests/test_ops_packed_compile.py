@@ -7,9 +7,18 @@ import packed
 import pytest
 import torch
 from inputs import BF16, DTYPES, F16, F32, MERGE_WORDS, dtype_name, normal
-from packed import PACKED_OPS, SOURCES, Mix, PackedCall, random_packed_call
+from packed import DECIDING_PACKED, PACKED_OPS, SOURCES, ZIPPING_PACKED, Mix, PackedCall, random_packed_call
 from torch import Tensor
-from torch_checks import check_derivatives, check_fake_results, check_one_graph, differentiable, opcheck
+from torch_checks import (
+    TRANSFORMS,
+    check_derivatives,
+    check_fake_results,
+    check_one_graph,
+    check_saved_program,
+    check_transform,
+    differentiable,
+    opcheck,
+)
 
 import visionzip_ext
 
@@ -118,12 +127,26 @@ def test_export_with_any_number_of_tokens(rng, op):
     torch.testing.assert_close(exported.module()(dict(call.tensors)), eager, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("op", ZIPPING_PACKED + DECIDING_PACKED)
+def test_an_exported_program_can_be_saved(rng, op):
+    check_saved_program(getattr(visionzip_ext, op), random_packed_call(op, rng, MIXES[0]))
+
+
 @pytest.mark.filterwarnings("ignore:Input #[01] requires gradient and is not a double precision")
 @pytest.mark.parametrize("merge", MERGE_WORDS)
 @pytest.mark.parametrize("mix", [Mix((11, 0, 6), (4, 0, 0), (3, 0, 2), C=2), Mix((7, 5), (2, 3), (1, 0), C=2)], ids=str)
 @pytest.mark.parametrize("op", FIRST)
 def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, mix, merge):
     check_derivatives(random_packed_call(op, rng, mix, merge=merge), dispatched_backend)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("merge", MERGE_WORDS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("op", FIRST)
+def test_forward_mode_and_torch_func(dispatched_backend, rng, op, transform, merge):
+    mix = Mix((11, 0, 6), (4, 0, 0), (3, 0, 2), C=2)
+    check_transform(random_packed_call(op, rng, mix, merge=merge), dispatched_backend, transform)
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)

@@ -7,14 +7,17 @@ models of Hugging Face transformers, which is imported only when one of these is
 
 from __future__ import annotations
 
+import sys as _sys
 from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import Any as _Any
 
 from visionzip_ext import _library as _library
 
 _library.load()
 
-from visionzip_ext import _autograd, _fake, _fallback  # noqa: E402, F401  (registrations; the schemas must be loaded)
+# Registrations; the schemas must be loaded.
+from visionzip_ext import _autograd, _fake, _fallback, _pytrees  # noqa: E402, F401
 from visionzip_ext.budget import Budgets, budget  # noqa: E402
 from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip, zip_qk  # noqa: E402
 from visionzip_ext.packed import (  # noqa: E402
@@ -53,15 +56,25 @@ __all__ = [
     "zip",
     "zip_packed",
     "zip_qk",
-    *_FOR_MODELS,
 ]
+if _find_spec("transformers"):
+    __all__ += _FOR_MODELS
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _FOR_MODELS:
-        return getattr(_import_module("visionzip_ext.integrations.transformers"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _FOR_MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        models = _import_module("visionzip_ext.integrations.transformers")
+    except ImportError as error:
+        # hasattr and inspect expect an AttributeError; `from visionzip_ext import ...` would hide what one says.
+        imported = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
+        raise (ImportError if imported else AttributeError)(
+            f"visionzip_ext.{name} needs transformers, which cannot be imported: {error}. Install it with "
+            "`pip install 'visionzip_ext[transformers]'`."
+        ) from error
+    return getattr(models, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FOR_MODELS})
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from visionzip_ext import info
 
+_USER_ERROR = 2  # as argparse exits
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
@@ -22,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo_parser = commands.add_parser("demo", help="LLaVA-1.5 with and without compressed visual tokens, side by side")
     # The demo brings transformers and more with it, which nothing else should wait for, or need to have installed.
     if argv[:1] == ["demo"]:
-        from visionzip_ext import demo
+        try:
+            from visionzip_ext import demo
+        except ImportError as error:
+            install = "install what the demo needs with `pip install 'visionzip_ext[demo]'`"
+            print(f"visionzip_ext demo: {error}; {install}", file=sys.stderr)
+            return _USER_ERROR
 
         demo.add_arguments(demo_parser)
         demo_parser.set_defaults(run=demo.run)

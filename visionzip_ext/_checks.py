@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.overrides import is_tensor_like
 
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 _MERGE_WORDS = ("residual", "mean")
@@ -111,6 +112,31 @@ def _attn_like(op: str, base_name: str, base: Tensor, attn: Tensor, B, S) -> Non
 def _lse_like(op: str, queries: Tensor, lse: Tensor | None) -> None:
     if lse is not None:
         _fits(op, "lse", lse, "queries", queries, tuple(queries.shape[:3]))
+
+
+def _kind(x: object) -> str:
+    """What came in the place of a strided tensor."""
+    if not isinstance(x, Tensor):
+        return "None" if x is None else f"of type {type(x).__name__}"
+    layout = str(x.layout).removeprefix("torch.").removeprefix("_")
+    return "a nested tensor" if x.is_nested else f"a tensor of layout {layout}"
+
+
+def check_kinds(op: str, *, has_cls: bool = True, **tensors: Tensor) -> None:
+    """What the functions require before they call an operator, whose schema lets other layouts and None through."""
+    for name, x in tensors.items():
+        if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested:
+            continue
+        # What torch.fx traces with is none, but may stand for one.
+        if isinstance(x, Tensor) or not is_tensor_like(x):
+            raise RuntimeError(f"visionzip::{op}: {name} is {_kind(x)}; expected a strided tensor")
+    if not isinstance(has_cls, (bool, torch.SymBool)):
+        raise RuntimeError(f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False")
+
+
+def given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """Of optional tensors those that are there."""
+    return {name: x for name, x in tensors.items() if x is not None}
 
 
 def check_zip(hidden: Tensor, keys: Tensor, attn: Tensor, k, m, *, has_cls: bool, merge: str) -> None:

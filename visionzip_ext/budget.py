@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Budgets(NamedTuple):
 
 
 def budget(
-    lengths: Sequence[int] | Tensor,
+    lengths: Iterable[int] | Tensor,
     *,
     ratio: float | None = None,
     total: int | None = None,
@@ -65,25 +66,43 @@ def _is_int(x: object) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
 
 
+def _no_int(name: str, value: object) -> TypeError:
+    return TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+
+
 def check_int(name: str, value: object) -> None:
     """Raise TypeError unless an argument is an int; True and False are none."""
     if not _is_int(value):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+        raise _no_int(name, value)
 
 
-def _checked_lengths(lengths: Sequence[int] | Tensor) -> list[int]:
+def _as_int(name: str, value: object) -> int:
+    """The int that an argument is or, as NumPy's integers do, stands for."""
+    if isinstance(value, bool):
+        raise _no_int(name, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise _no_int(name, value) from None
+
+
+def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
+    expected = "lengths must be ints or a tensor (n,) of int64 or int32 on the CPU"
     if isinstance(lengths, Tensor):
         if lengths.device.type != "cpu" or lengths.ndim != 1 or lengths.dtype not in (torch.int32, torch.int64):
             raise TypeError(
-                f"lengths must be ints or a tensor (n,) of int64 or int32 on the CPU, got a tensor of {lengths.dtype} "
-                f"and shape {tuple(lengths.shape)} on {lengths.device}"
+                f"{expected}, got a tensor of {lengths.dtype} and shape {tuple(lengths.shape)} on {lengths.device}"
             )
         lengths = lengths.tolist()
+    try:
+        lengths = list(lengths)
+    except TypeError:
+        raise TypeError(f"{expected}, got {lengths!r} of type {type(lengths).__name__}") from None
+    lengths = [_as_int(f"lengths[{i}]", length) for i, length in enumerate(lengths)]
     for i, length in enumerate(lengths):
-        check_int(f"lengths[{i}]", length)
         if length < 0:
             raise ValueError(f"lengths[{i}] must be at least 0, got {length}")
-    return list(lengths)
+    return lengths
 
 
 def _share(name: str, value: float) -> Fraction:
@@ -96,7 +115,7 @@ def _share(name: str, value: float) -> Fraction:
 
 
 def _checked_total(total: int, lengths: list[int]) -> int:
-    check_int("total", total)
+    total = _as_int("total", total)
     least, most = sum(length > 0 for length in lengths), sum(lengths)
     if not least <= total <= most:
         raise ValueError(

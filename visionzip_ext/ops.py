@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from visionzip_ext._checks import check_kinds, given
+
 __all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk"]
 
 
@@ -68,6 +70,7 @@ def zip(
     Raises:
         RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported.
     """
+    check_kinds("zip", hidden=hidden, keys=keys, attn=attn, has_cls=has_cls)
     return ZipResult(*torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
 
 
@@ -101,6 +104,7 @@ def zip_qk(
     Raises:
         RuntimeError: as `zip`.
     """
+    check_kinds("zip_qk", hidden=hidden, queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
     return ZipResult(
         *torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse)
     )
@@ -119,6 +123,7 @@ def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: boo
     Raises:
         RuntimeError: as `zip`.
     """
+    check_kinds("select", keys=keys, attn=attn, has_cls=has_cls)
     return Decision(*torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
 
 
@@ -146,6 +151,7 @@ def select_qk(
     Raises:
         RuntimeError: as `zip`.
     """
+    check_kinds("select_qk", queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
     return Decision(*torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
 
 
@@ -167,4 +173,5 @@ def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str
     Raises:
         RuntimeError: as `zip`; on the CPU also where `assignment` is not a decision for k and m.
     """
+    check_kinds("merge", x=x, assignment=assignment)
     return torch.ops.visionzip.merge(x, assignment, k, m, merge=merge)

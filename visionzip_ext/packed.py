@@ -10,9 +10,10 @@ nor merging crosses a boundary: an image gives the same bits whatever lies besid
 
 What these functions share:
 
-- **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list, or an integer
-  tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an empty one needs that. The
-  sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile pass ints or lists.
+- **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list or another
+  iterable, or an integer tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an
+  empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile
+  pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
   runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a
   device-side assertion that names the rule, as torch's own do for an index out of range. After one, as after torch's,
@@ -28,17 +29,18 @@ What these functions share:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks import _dtype_name
+from visionzip_ext._checks import _dtype_name, check_kinds, given
 
 __all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
 
-Numbers = int | Sequence[int] | Tensor
+Numbers = int | Iterable[int] | Tensor
 """One for all images, or one for each."""
 
 
@@ -67,16 +69,27 @@ class PackedDecision(NamedTuple):
 
 
 def _numbers(op: str, name: str, numbers: Numbers) -> list[int]:
+    expected = "an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
     if isinstance(numbers, Tensor):
         integers = (torch.int64, torch.int32)
         if numbers.device.type != "cpu" or numbers.ndim > 1 or numbers.dtype not in integers:
             raise RuntimeError(
                 f"visionzip::{op}: {name} is a tensor of dtype {_dtype_name(numbers.dtype)} and shape "
-                f"{tuple(numbers.shape)} on {numbers.device}; expected an int, a list of ints, or a tensor (n,) of "
-                "int64 or int32 on the CPU"
+                f"{tuple(numbers.shape)} on {numbers.device}; expected {expected}"
             )
         numbers = numbers.tolist()
-    return list(numbers) if isinstance(numbers, Sequence) else [numbers]
+    given_one = not isinstance(numbers, Iterable)
+    try:
+        return [_as_int(number) for number in ([numbers] if given_one else numbers)]
+    except TypeError:
+        raise RuntimeError(
+            f"visionzip::{op}: {name} is {numbers!r} of type {type(numbers).__name__}; expected {expected}"
+        ) from None
+
+
+def _as_int(number: object) -> int:
+    # operator.index would ask a symbolic size for its value.
+    return number if isinstance(number, (int, torch.SymInt)) else operator.index(number)
 
 
 def zip_packed(
@@ -121,6 +134,8 @@ def zip_packed(
             that is too small for its k + m or too large for max_seqlen. On a GPU these end in a device-side assertion,
             after which the process's CUDA context is unusable.
     """
+    optional = given(queries=queries, scores=scores, lse=lse)
+    check_kinds("zip_packed", hidden=hidden, keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
     return PackedZipResult(
         *torch.ops.visionzip.zip_packed(
             hidden,
@@ -159,6 +174,8 @@ def select_packed(
     Raises:
         RuntimeError: as `zip_packed`, device-side assertions included.
     """
+    optional = given(queries=queries, scores=scores, lse=lse)
+    check_kinds("select_packed", keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
     return PackedDecision(
         *torch.ops.visionzip.select_packed(
             keys,
@@ -202,5 +219,6 @@ def merge_packed(
         RuntimeError: as `zip_packed`, device-side assertions included; on the CPU also where `assignment` is not a
             decision for cu_seqlens, k and m.
     """
+    check_kinds("merge_packed", x=x, assignment=assignment, cu_seqlens=cu_seqlens)
     k, m = _numbers("merge_packed", "k", k), _numbers("merge_packed", "m", m)
     return torch.ops.visionzip.merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
