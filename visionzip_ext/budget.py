@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Iterable
@@ -62,28 +63,12 @@ def budget(
     return Budgets([count - contextual for count, contextual in zip(tokens, m, strict=True)], m)
 
 
-def _is_int(x: object) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _no_int(name: str, value: object) -> TypeError:
-    return TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
-
-
-def check_int(name: str, value: object) -> None:
-    """Raise TypeError unless an argument is an int; True and False are none."""
-    if not _is_int(value):
-        raise _no_int(name, value)
-
-
-def _as_int(name: str, value: object) -> int:
-    """The int that an argument is or, as NumPy's integers do, stands for."""
-    if isinstance(value, bool):
-        raise _no_int(name, value)
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise _no_int(name, value) from None
+def as_int(name: str, value: object) -> int:
+    """The int that an argument is or, as NumPy's integers do, stands for; TypeError where there is none, as in True."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+    raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
 
 
 def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
@@ -98,7 +83,7 @@ def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
         lengths = list(lengths)
     except TypeError:
         raise TypeError(f"{expected}, got {lengths!r} of type {type(lengths).__name__}") from None
-    lengths = [_as_int(f"lengths[{i}]", length) for i, length in enumerate(lengths)]
+    lengths = [as_int(f"lengths[{i}]", length) for i, length in enumerate(lengths)]
     for i, length in enumerate(lengths):
         if length < 0:
             raise ValueError(f"lengths[{i}] must be at least 0, got {length}")
@@ -107,7 +92,7 @@ def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
 
 def _share(name: str, value: float) -> Fraction:
     """Exactly what the float is: products with it are rounded once."""
-    if not (_is_int(value) or isinstance(value, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a float, got {value!r} of type {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be at least 0 and at most 1, got {value}")
@@ -115,7 +100,7 @@ def _share(name: str, value: float) -> Fraction:
 
 
 def _checked_total(total: int, lengths: list[int]) -> int:
-    total = _as_int("total", total)
+    total = as_int("total", total)
     least, most = sum(length > 0 for length in lengths), sum(lengths)
     if not least <= total <= most:
         raise ValueError(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from visionzip_ext.budget import check_int
+from visionzip_ext.budget import as_int
 
 MERGE_RULES = ("residual", "mean")
 UNITS = ("tile", "image")
@@ -55,7 +53,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the four on their own; `check_fits` checks them against an encoder."""
         for name, value, least in (("dominant", self.dominant, 1), ("contextual", self.contextual, 0)):
-            number = _as_int(name, value)
+            number = as_int(name, value)
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
             object.__setattr__(self, name, number)  # a plain int, which the model's config can hold
@@ -111,12 +109,3 @@ class Budget:
     def _contextual_of(self, tile: int, tiles: int) -> int:
         # The last tiles first, so that no tile is rounded up twice.
         return self.contextual // tiles + (tiles - 1 - tile < self.contextual % tiles)
-
-
-def _as_int(name: str, value: object) -> int:
-    """Integers of any type, numpy's among them, as ints; TypeError for everything else, bools too."""
-    if not isinstance(value, bool):
-        with contextlib.suppress(TypeError):
-            value = operator.index(value)
-    check_int(name, value)
-    return value
