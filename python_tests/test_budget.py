@@ -99,7 +99,6 @@ def test_budgets_are_what_the_operators_take(backend, rng):
         ({"total": 5, "lengths": 10}, TypeError, r"lengths must be ints or a tensor .* got 10 of type int"),
         ({"total": 5, "lengths": np.array(10)}, TypeError, r"lengths must be ints .* of type ndarray"),
         ({"total": 5, "lengths": [True]}, TypeError, r"lengths\[0\] must be an int, got True of type bool"),
-        ({"total": 1, "lengths": iter([10, -1])}, ValueError, r"lengths\[1\] must be at least 0, got -1"),
         (
             {"total": 30, "lengths": torch.ones(3)},
             TypeError,
