@@ -141,12 +141,11 @@ def test_gradcheck_and_gradgradcheck(dispatched_backend, rng, op, mix, merge):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
-@pytest.mark.parametrize("merge", MERGE_WORDS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("op", FIRST)
-def test_forward_mode_and_torch_func(dispatched_backend, rng, op, transform, merge):
+def test_forward_mode_and_torch_func(dispatched_backend, rng, op, transform):
     mix = Mix((11, 0, 6), (4, 0, 0), (3, 0, 2), C=2)
-    check_transform(random_packed_call(op, rng, mix, merge=merge), dispatched_backend, transform)
+    check_transform(random_packed_call(op, rng, mix, merge="mean"), dispatched_backend, transform)
 
 
 @pytest.mark.parametrize("merge", MERGE_WORDS)
