@@ -119,14 +119,16 @@ def gpu_steps(architecture: str) -> list[Step]:
 
 
 def emulated_steps() -> list[Step]:
-    """The same without a GPU: few tests, the emulation's AddressSanitizer and race checker, tiny benchmarks."""
+    """The same without a GPU: few tests, the emulation's AddressSanitizer and race checker, tiny benchmarks.
+
+    No encoders, which run nothing that is emulated.
+    """
     targets = ", ".join(map(repr, EMULATED_TARGETS))
     build = (PYTHON, "-c", f"import emulation; emulation.build({targets})")
     pytest = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     suite = (*pytest, "python_tests/test_ops_merge.py", "-k", "emulated and (identity or backward_is_the_adjoint)")
     decisions = (*pytest, *DECISIONS, "-k", "emulated and (deciding_alone or group_of_one)")
     library = EMULATION / "libvisionzip_emulated.so"
-    encoders = (PYTHON, "-m", "benchmarks.encoder", "--quick", "--output", ENCODERS)
     quick = ("-m", "benchmarks", "--quick", "--output", MEASURED)
     return [
         Step("build", 400, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
@@ -135,7 +137,6 @@ def emulated_steps() -> list[Step]:
         Step("every path", 150, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
         Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
         Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "zip"]),
-        Step("encoders", 60, lambda _: encoders),
         Step("benchmarks", 150, lambda seconds: [PYTHON, *quick, "--time-limit", f"{seconds:.0f}"]),
     ]
 
