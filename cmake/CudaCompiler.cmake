@@ -14,8 +14,8 @@ set(VISIONZIP_CUDA_MISSING_REASON "")
 set(VISIONZIP_CUDA_ARCHITECTURES "")
 set(VISIONZIP_CUDA_VERSION "")
 
-# What wheels are built for: Turing to Blackwell, and PTX of the last for what comes after.
-set(default_architectures 75-real 80-real 86-real 89-real 90-real 100-real 120)
+# What wheels are built for: Turing to Blackwell, and PTX of the last for what comes after.  Ada (8.9) runs 8.6's code.
+set(default_architectures 75-real 80-real 86-real 90-real 100-real 120)
 
 # Leaves nvcc's path in CUDACXX, where CMake takes it from.
 macro(visionzip_find_nvcc)
