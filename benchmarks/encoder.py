@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.encoder_memory import peak_bytes
+from benchmarks.encoder_memory import peak_bytes, peak_bytes_on_gpu
 from benchmarks.encoder_providers import PROVIDERS, EncoderCase, encoder_cases, quick_encoder_cases
 from benchmarks.environment import load
 from benchmarks.runner import rows_right
@@ -85,7 +85,11 @@ def measure(case: EncoderCase, rounds: int | None = None) -> Cost:
         for name, call in calls.items():
             seconds[name].append(timer.seconds(partial(call, pixels)))
     alike = rows_alike(tokens["ours"], tokens["released"])
-    return Cost(case, seconds, {name: peak_bytes(case, name) for name in PROVIDERS}, alike)
+    peaks = {
+        name: peak_bytes_on_gpu(case, name, model) if case.device == "cuda" else peak_bytes(case, name)
+        for name in PROVIDERS
+    }
+    return Cost(case, seconds, peaks, alike)
 
 
 def table(costs: Sequence[Cost]) -> Table:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import CLIPVisionModel
 
 from benchmarks.encoder_providers import PROVIDERS, EncoderCase, encoder_cases, quick_encoder_cases
 from benchmarks.places import ROOT
@@ -24,31 +25,28 @@ PROCESS = Path("/proc/self")
 
 
 def peak_bytes(case: EncoderCase, provider: str) -> int:
-    """By how much memory grows at most during a call, the encoder's weights and its inputs not counted.
+    """By how much a call lets the process grow at most, the encoder's weights and its inputs not counted.
 
     Raises:
-        RuntimeError: the process that measures it failed.
+        RuntimeError: the process failed.
     """
-    return _peak_on_gpu(case, provider) if case.device == "cuda" else _peak_of_a_process(case, provider)
+    command = [sys.executable, "-m", "benchmarks.encoder_memory", case.name, provider, str(torch.get_num_threads())]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | GIVE_BACK, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{case.name}, {provider}: {done.stderr.strip().splitlines()[-1:]}")
+    return int(done.stdout)
 
 
 @torch.no_grad()
-def _peak_on_gpu(case: EncoderCase, provider: str) -> int:
-    call = PROVIDERS[provider](case, case.encoder())
+def peak_bytes_on_gpu(case: EncoderCase, provider: str, model: CLIPVisionModel) -> int:
+    """By how much a GPU's tensors grow at most during a call of the case's encoder."""
+    call = PROVIDERS[provider](case, model)
     call(case.pixels(1))  # libraries take a workspace with their first call
     pixels = case.pixels(case.tiles)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     call(pixels)
     return torch.cuda.max_memory_allocated() - before
-
-
-def _peak_of_a_process(case: EncoderCase, provider: str) -> int:
-    command = [sys.executable, "-m", "benchmarks.encoder_memory", case.name, provider, str(torch.get_num_threads())]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | GIVE_BACK, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{case.name}, {provider}: {done.stderr.strip().splitlines()[-1:]}")
-    return int(done.stdout)
 
 
 def _status(field: str) -> int:

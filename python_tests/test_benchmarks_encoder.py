@@ -13,9 +13,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source tree
 
-from benchmarks import encoder, encoder_memory  # noqa: E402
+from benchmarks import encoder  # noqa: E402
 from benchmarks.encoder import MEMORY_GOAL, Cost, goals, measure, rows_alike, table  # noqa: E402
-from benchmarks.encoder_memory import peak_bytes  # noqa: E402
+from benchmarks.encoder_memory import peak_bytes, peak_bytes_on_gpu  # noqa: E402
 from benchmarks.encoder_providers import (  # noqa: E402
     PROVIDERS,
     encoder_cases,
@@ -97,7 +97,7 @@ def test_memory_on_a_gpu_is_that_of_the_call_alone(monkeypatch):
     monkeypatch.setitem(PROVIDERS, "ours", lambda case, model: lambda pixels: happened.append(f"{len(pixels)} tiles"))
     for name, size in (("reset_peak_memory_stats", None), ("memory_allocated", 30), ("max_memory_allocated", 100)):
         monkeypatch.setattr(torch.cuda, name, lambda name=name, size=size: happened.append(name) or size)
-    assert encoder_memory._peak_on_gpu(replace(QUICK[0], tiles=3), "ours") == 70
+    assert peak_bytes_on_gpu(replace(QUICK[0], tiles=3), "ours", QUICK[0].encoder()) == 70
     assert happened == ["1 tiles", "reset_peak_memory_stats", "memory_allocated", "3 tiles", "max_memory_allocated"]
 
 
