@@ -180,10 +180,8 @@ void bind_plan(py::module_& module) {
       "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
       "tokens of all B images, where those are packed; S, k and m are then the most that any image has. clusters: how "
-      "many "
-      "clusters of so many blocks run at the same time, where that is less than the multiprocessors would hold; 0: "
-      "such a launch fails. VISIONZIP_PATH "
-      "and VISIONZIP_TEAM force a path and a team, as in the operators.");
+      "many clusters of so many blocks run at the same time, where that is less than the multiprocessors would hold; "
+      "0: such a launch fails. VISIONZIP_PATH and VISIONZIP_TEAM force a path and a team, as in the operators.");
 }
 
 }  // namespace visionzip
