@@ -135,8 +135,8 @@ def emulated_steps() -> list[Step]:
         Step("operator tests", 150, lambda _: suite),
         *(Step(f"{path} path", 150, lambda _: decisions, {PATH: path}) for path in OTHER_PATHS),
         Step("every path", 150, lambda _: [PYTHON, "-m", "benchmarks.every_path", "--emulated", library]),
-        Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "zip"]),
-        Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "zip"]),
+        Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "merge"]),
+        Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "merge"]),
         Step("benchmarks", 150, lambda seconds: [PYTHON, *quick, "--time-limit", f"{seconds:.0f}"]),
     ]
 

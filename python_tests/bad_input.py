@@ -110,17 +110,13 @@ def fake_tensors(call: OperatorCall) -> Any:
         return torch_ops(call.with_each(mode.from_tensor))
 
 
-def compiled_graph(dynamic: bool) -> Callable[[OperatorCall], Any]:
-    """A compiled graph of the operator alone."""
+def compiled_graph(call: OperatorCall) -> Any:
+    """A compiled graph of the operator alone, for any sizes."""
+    op = getattr(torch.ops.visionzip, call.op)
 
-    def way_in(call: OperatorCall) -> Any:
-        op = getattr(torch.ops.visionzip, call.op)
+    @torch.compile(fullgraph=True, dynamic=True, backend="eager")
+    def compiled(args, kwargs):
+        return op(*args, **kwargs)
 
-        @torch.compile(fullgraph=True, dynamic=dynamic, backend="eager")
-        def compiled(args, kwargs):
-            return op(*args, **kwargs)
-
-        torch._dynamo.reset()
-        return compiled(call.args, call.kwargs)
-
-    return way_in
+    torch._dynamo.reset()
+    return compiled(call.args, call.kwargs)

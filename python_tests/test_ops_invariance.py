@@ -38,13 +38,13 @@ def assert_same(actual, expected) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @OPS_AND_VALUES
 def test_any_batch(bitwise_backend, rng, op, shape, dtype, values):
-    """Alone, in pairs, in reversed order, and many times in one batch."""
+    """Alone, in pairs, and many times in a batch in reversed order."""
     call = values(random_call(op, rng, shape, (dtype, dtype, dtype)))
     together = call.on(bitwise_backend)
     for b in range(shape.B):
         assert_same(images(call, [b]).on(bitwise_backend), [x[[b]] for x in together])
     last = shape.B - 1
-    for which in ([0, last], list(range(last, -1, -1)), [1] * 5 + [0], [b % shape.B for b in range(11)]):
+    for which in ([0, last], [*range(last, -1, -1), 1, 1, 1]):
         assert_same(images(call, which).on(bitwise_backend), [x[which] for x in together])
 
 
