@@ -4,7 +4,7 @@
 
 #include "common/library.h"
 
-STABLE_TORCH_LIBRARY(VISIONZIP_LIBRARY, m) {
+VISIONZIP_DEFINE_OPERATORS(VISIONZIP_LIBRARY, m) {
   m.def(
       "zip(Tensor hidden, Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True, "
       "str merge=\"residual\") -> (Tensor tokens, Tensor indices, Tensor assignment)");

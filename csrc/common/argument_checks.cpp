@@ -58,13 +58,13 @@ std::string dtype_name(ScalarType dtype) {
 // Tensor::scalar_type refuses dtypes that are newer than the ABI that we target; the numbers of dtypes never change.
 ScalarType scalar_type_of(const Tensor& x) {
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
   return static_cast<ScalarType>(dtype);
 }
 
 std::pair<int32_t, int32_t> device_of(const Tensor& x) {
   int32_t type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
   return {type, x.get_device_index()};
 }
 

@@ -9,3 +9,6 @@
 #define VISIONZIP_LIBRARY visionzip
 #define VISIONZIP_CUDA_KEY CUDA
 #endif
+
+// Expands the library's name, which torch 2.10's macro takes as it is written.
+#define VISIONZIP_DEFINE_OPERATORS(library, m) STABLE_TORCH_LIBRARY(library, m)

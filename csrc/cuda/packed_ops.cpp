@@ -199,7 +199,7 @@ Decision decide_by_reference(const PackedCall& call) {
   std::vector<StableIValue> stack{from(a.keys),       from(a.cu_seqlens), from(a.k),      from(a.m),
                                   from(a.queries),    from(a.scores),     from(a.scale),  from(a.lse),
                                   from(a.max_seqlen), from(a.group),      from(a.has_cls)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("visionzip::_select_packed_reference", "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }

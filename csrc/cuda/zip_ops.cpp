@@ -96,7 +96,7 @@ Decision decide_by_reference(const FusedCall& call) {
     stack = {from(call.keys), from(*call.attn), from(k), from(m), from(call.has_cls)};
   }
   const char* op = call.queries ? "visionzip::_select_qk_reference" : "visionzip::_select_reference";
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
