@@ -8,7 +8,7 @@
 #   make bench      the benchmarks                        (BENCH_ARGS=...)
 #   make lint       ruff and clang-format; make format applies them
 #   make wheel      a wheel in dist/
-#   make test-abi   the libraries, as built, under the newest torch (a CUDA build: 5 GB)
+#   make test-abi   the package under the oldest supported torch and the newest (CUDA builds: 5 GB each)
 #   make clean      remove builds; .venv stays
 #
 # PYTHON chooses the Python that .venv is made with; VISIONZIP_WITH_CUDA and VISIONZIP_CUDA_ARCHS are explained in setup.py.

@@ -63,4 +63,4 @@ class CMakeBuild(build_ext):
         execute(cmake, "--install", build, "--prefix", package)
 
 
-setup(ext_modules=[Extension("visionzip_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(license="Apache-2.0", ext_modules=[Extension("visionzip_ext._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
