@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 from tiny_models import IMAGE_SIZE, IMAGE_TOKEN, PATCH, PATCHES, vision_config
 from transformers import BatchFeature, PreTrainedTokenizerFast
+from transformers.utils import is_torchvision_available
 
 VIDEO_TOKEN = 98
 FRAMES = 3
@@ -129,7 +130,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 class VideoProcessor:
-    """Stands in for the library's, which need torchvision: frames are resized, every one is taken."""
+    """Stands in for the library's where there is no torchvision: frames are resized, every one is taken."""
 
     model_input_names = ("pixel_values_videos",)
 
@@ -140,18 +141,18 @@ class VideoProcessor:
         return BatchFeature({"pixel_values_videos": pixels / 127.5 - 1}, tensor_type=return_tensors)
 
 
-def _with_any_video_processor(name: str) -> type:
-    """The processor class, without the check that the video processor is one of the library's."""
-    unchecked = {"check_argument_for_proper_class": lambda *arguments: None}
-    return type(name, (getattr(transformers, name),), unchecked)
+def _with_video(name: str, size: dict[str, Any], **options: Any) -> Any:
+    """The processor of that name, with the library's video processor where torchvision is installed."""
+    cls = getattr(transformers, f"{name}Processor")
+    if is_torchvision_available():
+        return cls(video_processor=getattr(transformers, f"{name}VideoProcessor")(**size), **options)
+    unchecked = {"check_argument_for_proper_class": lambda *arguments: None}  # any video processor will do
+    return type(cls.__name__, (cls,), unchecked)(video_processor=VideoProcessor(), **options)
 
 
 def _tiled_image_processor(family: str, **options: Any) -> Any:
     name = "".join(part.capitalize() for part in family.split("_")) + "ImageProcessor"
-    cls = tiny.first_of(
-        (f"{family}.image_processing_pil_{family}", f"{name}Pil"), (f"{family}.image_processing_{family}", name)
-    )
-    return cls(image_grid_pinpoints=PINPOINTS, **options)
+    return tiny.image_processor_class(family, name)(image_grid_pinpoints=PINPOINTS, **options)
 
 
 # Arguments of processors whose model has a CLIP.
@@ -172,19 +173,21 @@ def _llava_next() -> Any:
 
 
 def _llava_next_video() -> Any:
-    return _with_any_video_processor("LlavaNextVideoProcessor")(
+    return _with_video(
+        "LlavaNextVideo",
+        tiny.square(),
         image_processor=_tiled_image_processor("llava_next", **tiny.square()),
-        video_processor=VideoProcessor(),
         tokenizer=tokenizer(),
         **_OF_CLIP,
     )
 
 
 def _llava_onevision() -> Any:
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return _with_any_video_processor("LlavaOnevisionProcessor")(
-        image_processor=_tiled_image_processor("llava_onevision", size=size),
-        video_processor=VideoProcessor(),
+    size = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    return _with_video(
+        "LlavaOnevision",
+        size,
+        image_processor=_tiled_image_processor("llava_onevision", **size),
         tokenizer=tokenizer(),
         num_image_tokens=PATCHES,
         vision_feature_select_strategy="full",
@@ -193,13 +196,10 @@ def _llava_onevision() -> Any:
 
 
 def _video_llava() -> Any:
-    image_processor = tiny.first_of(
-        ("video_llava.image_processing_pil_video_llava", "VideoLlavaImageProcessorPil"),
-        ("video_llava.image_processing_video_llava", "VideoLlavaImageProcessor"),
-    )
-    return _with_any_video_processor("VideoLlavaProcessor")(
-        image_processor=image_processor(**tiny.square()),
-        video_processor=VideoProcessor(),
+    return _with_video(
+        "VideoLlava",
+        tiny.square(),
+        image_processor=tiny.image_processor_class("video_llava", "VideoLlavaImageProcessor")(**tiny.square()),
         tokenizer=tokenizer(),
         **_OF_CLIP,
     )

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
+from transformers.utils import is_torchvision_available
 
 IMAGE_TOKEN = 99
 VOCABULARY = 128
@@ -127,13 +128,17 @@ def square(size: int = IMAGE_SIZE) -> dict[str, Any]:
     return {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
 
 
+def image_processor_class(family: str, name: str) -> Any:
+    """The library's on torchvision where there is one, as a user would have it, else that on Pillow."""
+    folder = f"{family}.image_processing"
+    on_torchvision = (f"{folder}_{family}_fast", f"{name}Fast") if TRANSFORMERS < (5,) else (f"{folder}_{family}", name)
+    on_pillow = (f"{folder}_pil_{family}", f"{name}Pil"), (f"{folder}_{family}", name)
+    return first_of(*([on_torchvision] if is_torchvision_available() else []), *on_pillow)
+
+
 def image_processor(size: int = IMAGE_SIZE):
-    """The CLIP image processor on Pillow."""
-    cls = first_of(
-        ("clip.image_processing_pil_clip", "CLIPImageProcessorPil"),
-        ("clip.image_processing_clip", "CLIPImageProcessor"),
-    )
-    return cls(**square(size))
+    """The CLIP image processor."""
+    return image_processor_class("clip", "CLIPImageProcessor")(**square(size))
 
 
 def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE_SIZE, patch: int | None = PATCH):
@@ -149,7 +154,8 @@ def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE
 
 def loaded_processor(path: Path) -> LlavaProcessor:
     """What `save_pretrained` wrote."""
-    return LlavaProcessor.from_pretrained(path, **({"backend": "pil"} if TRANSFORMERS >= (5, 3) else {}))
+    on_pillow = TRANSFORMERS >= (5, 3) and not is_torchvision_available()
+    return LlavaProcessor.from_pretrained(path, **({"backend": "pil"} if on_pillow else {}))
 
 
 def images(count: int, seed: int = 0) -> list[Image.Image]:
