@@ -144,10 +144,11 @@ class VideoProcessor:
 def _with_video(name: str, size: dict[str, Any], **options: Any) -> Any:
     """The processor of that name, with the library's video processor where torchvision is installed."""
     cls = getattr(transformers, f"{name}Processor")
-    if is_torchvision_available():
-        return cls(video_processor=getattr(transformers, f"{name}VideoProcessor")(**size), **options)
-    unchecked = {"check_argument_for_proper_class": lambda *arguments: None}  # any video processor will do
-    return type(cls.__name__, (cls,), unchecked)(video_processor=VideoProcessor(), **options)
+    on_torchvision = is_torchvision_available()
+    video_processor = getattr(transformers, f"{name}VideoProcessor")(**size) if on_torchvision else VideoProcessor()
+    # Any video processor will do, and any tokenizer.
+    unchecked = {"check_argument_for_proper_class": lambda *arguments: None}
+    return type(cls.__name__, (cls,), unchecked)(video_processor=video_processor, **options)
 
 
 def _tiled_image_processor(family: str, **options: Any) -> Any:
