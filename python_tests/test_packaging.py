@@ -20,6 +20,8 @@ from visionzip_ext import _C
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "shared")
 CUDA_ARCHITECTURE = "90"
+# Where the Makefile puts it on a machine without one: among this environment's packages, which the tests' do not look at.
+NVCC = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin")
 
 # Where a build for users would have no CUDA library, this one has none either.
 HAS_NVCC = _C.build_info()["cuda"]
@@ -28,7 +30,7 @@ needs_nvcc = pytest.mark.skipif(not HAS_NVCC, reason="this machine has no nvcc, 
 
 def run(*command, cwd, **environment):
     """Run a command with the development environment's programs; return what it printed."""
-    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], str(NVCC)])
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
