@@ -20,7 +20,7 @@ from visionzip_ext import _C
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "shared")
 CUDA_ARCHITECTURE = "90"
-# Where the Makefile puts it on a machine without one: among this environment's packages, which the tests' do not look at.
+# Where the Makefile puts it on a machine without one: among this environment's packages, where the tests' do not look.
 NVCC = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin")
 
 # Where a build for users would have no CUDA library, this one has none either.
