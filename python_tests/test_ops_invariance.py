@@ -9,9 +9,9 @@ from inputs import BF16, DECIDING, DTYPES, F16, F32, OPS, ZIPPING, Call, Shape, 
 
 SHAPES = (
     Shape(B=7, S=130, C=72, H=4, D=40, k=17, m=8),
-    Shape(B=3, S=301, C=33, H=3, D=33, k=20, m=40, has_cls=False),
+    Shape(B=3, S=201, C=33, H=3, D=33, k=20, m=40, has_cls=False),
     Shape(B=3, S=577, C=264, H=4, D=64, k=54, m=10),
-    Shape(B=3, S=150, C=16, H=16, D=24, k=40, m=16, has_cls=False),  # many heads
+    Shape(B=3, S=100, C=16, H=16, D=24, k=40, m=16, has_cls=False),  # many heads
 )
 
 
