@@ -21,8 +21,14 @@ _SEED = int(os.environ.get(_SEED_VARIABLE) or random.SystemRandom().randrange(2*
 # Helpers whose assertions tell as much as those of tests.
 pytest.register_assert_rewrite("bad_input", "oracle", "packed", "torch_checks")
 
-# No deadline: the machine may be busy, and a test's first example pays for what torch sets up lazily.
-hypothesis.settings.register_profile("visionzip", deadline=None, derandomize=False, print_blob=True)
+# Time decides nothing: the machine may be busy, and a test's first example pays for what torch sets up lazily.
+hypothesis.settings.register_profile(
+    "visionzip",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=False,
+    print_blob=True,
+)
 hypothesis.settings.load_profile("visionzip")
 
 
