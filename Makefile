@@ -91,7 +91,7 @@ $(STAMPS)/compat: $(STAMPS)/environment requirements/compat.txt requirements/tes
 	@touch $@
 
 # The build's options, rewritten only where they differ from the last build's.
-options := $(VISIONZIP_WITH_CUDA) $(VISIONZIP_CUDA_ARCHS)
+options := $(VISIONZIP_WITH_CUDA) $(VISIONZIP_CUDA_ARCHS) $(CUDACXX) $(CUDAHOSTCXX)
 $(STAMPS)/options: $(STAMPS)/environment FORCE
 	@echo '$(options)' | cmp -s - $@ || echo '$(options)' > $@
 

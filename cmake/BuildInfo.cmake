@@ -8,6 +8,8 @@ if(VISIONZIP_X86)
 endif()
 list(JOIN instruction_sets "," VISIONZIP_INSTRUCTION_SETS)
 list(JOIN VISIONZIP_CUDA_ARCHITECTURES "," VISIONZIP_CUDA_ARCHITECTURES_JOINED)
+# It may quote a compiler.
+string(REGEX REPLACE "([\"\\])" "\\\\\\1" VISIONZIP_CUDA_MISSING_REASON_ESCAPED "${VISIONZIP_CUDA_MISSING_REASON}")
 
 set(VISIONZIP_BUILD_INFO_DIR "${PROJECT_BINARY_DIR}/generated")
 configure_file(csrc/bindings/build_info.h.in "${VISIONZIP_BUILD_INFO_DIR}/build_info.h" @ONLY)

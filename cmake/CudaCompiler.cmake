@@ -36,6 +36,23 @@ macro(visionzip_find_nvcc)
   endif()
 endmacro()
 
+# The first error of nvcc that an empty program brings to light (check_language keeps it to itself).
+function(visionzip_nvcc_error result)
+  set(program "${PROJECT_BINARY_DIR}/CMakeFiles/empty_program")
+  file(WRITE "${program}.cu" "int main() {}\n")
+  separate_arguments(flags UNIX_COMMAND "$ENV{CUDAFLAGS}")
+  if(DEFINED ENV{CUDAHOSTCXX})
+    list(APPEND flags -ccbin "$ENV{CUDAHOSTCXX}")
+  endif()
+  execute_process(COMMAND "$ENV{CUDACXX}" ${flags} "${program}.cu" -o "${program}"
+    RESULT_VARIABLE status OUTPUT_VARIABLE words ERROR_VARIABLE words)
+  string(REGEX MATCH "[^\n]*([Ee]rror|[Ff]atal|[Cc]annot)[^\n]*" error "${words}")
+  if(NOT error)
+    set(error "status ${status}")
+  endif()
+  set(${result} "${error}" PARENT_SCOPE)
+endfunction()
+
 # The architectures asked for, or those of the default list that this nvcc knows.
 function(visionzip_choose_architectures result)
   string(REGEX REPLACE "[ ,;]+" ";" architectures "${VISIONZIP_CUDA_ARCHS}")
@@ -78,7 +95,12 @@ else()
     endif()
     include(CheckLanguage)
     check_language(CUDA)
-    set(VISIONZIP_CUDA_MISSING_REASON "$ENV{CUDACXX}, found when it was built, could not compile and link a program")
+    if(NOT CMAKE_CUDA_COMPILER)
+      visionzip_nvcc_error(error)
+      string(CONCAT VISIONZIP_CUDA_MISSING_REASON
+        "$ENV{CUDACXX}, found when it was built, could not compile and link a program "
+        "(the variable CUDAHOSTCXX names the C++ compiler that it is to use): ${error}")
+    endif()
   else()
     set(VISIONZIP_CUDA_MISSING_REASON "no nvcc was found when it was built")
   endif()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -188,6 +189,21 @@ def test_sdist_to_wheel_to_install(sdist, tmp_path):
     assert facts["cuda"]["reason"] == "not built: it was built with VISIONZIP_WITH_CUDA=OFF"
     assert facts["build"]["cuda_architectures"] == []
     assert facts["build"]["build_type"] == "Debug"
+
+
+def test_why_nvcc_does_not_work(source, tmp_path):
+    """In nvcc's own words, such as that the C++ compiler is too new for it; `info` repeats them."""
+    nvcc = tmp_path / "nvcc"
+    words = r'host_config.h:137: #error -- "unsupported" \version!'
+    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\nIn file included from cuda.h:1\n{words}\n1 error\nEND\nexit 1\n")
+    nvcc.chmod(0o755)
+    configure = ("cmake", "-S", source, "-B", tmp_path, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}")
+    printed = run(*configure, cwd=tmp_path, CUDACXX=str(nvcc))
+    reason = json.loads(re.search(r"CUDA_MISSING_REASON (.*)", (tmp_path / "generated/build_info.h").read_text())[1])
+    assert reason.startswith(f"{nvcc}, ")
+    assert "CUDAHOSTCXX" in reason
+    assert reason.endswith(f": {words}")
+    assert f"-- No CUDA library: {reason}\n" in printed
 
 
 # --- incremental builds -----------------------------------------------------------------------------------------------
