@@ -17,7 +17,7 @@ import visionzip_ext
 from visionzip_ext import reference
 
 DRAWS = 10
-"""Rounded attention loses about two of CLIP's 212 tokens a draw where rounding matters least, and in some draws none."""
+"""Where rounding matters least, rounded attention loses about two of CLIP's 212 tokens a draw, in some draws none."""
 
 LOGIT_SPREADS = (0.02, 0.1)
 """Standard deviations of a row's logits. A CLIP ViT-L has the first from its initialisation; the larger they are, the

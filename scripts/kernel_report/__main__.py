@@ -55,6 +55,7 @@ def facts(library: Library, findings: Iterable[Finding]) -> dict[str, Any]:
             for kernel in library.kernels
         ],
         "ptx": library.ptx,
+        "nvcc": library.nvcc,
         "findings": [vars(finding) for finding in findings],
     }
 
@@ -63,7 +64,7 @@ def table(library: Library) -> Table:
     """A row for each kernel, a column for each architecture."""
     architectures = sorted({kernel.architecture for kernel in library.kernels}, key=lambda name: int(name.rstrip("af")))
     ptx = ", ".join(f"compute_{name}" for name in library.ptx)
-    title = f"Machine code for {', '.join(architectures) or 'no GPU'}; PTX for {ptx or 'none'}"
+    title = f"nvcc {library.nvcc}; machine code for {', '.join(architectures) or 'no GPU'}; PTX for {ptx or 'none'}"
     result = Table(title=title, box=box.SIMPLE_HEAD, caption=LEGEND, caption_justify="left")
     result.add_column("kernel", no_wrap=True)
     for name in architectures:
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingTool as error:
         print(error, file=sys.stderr)
         return 1
-    findings = find(library.kernels, EXEMPTIONS)
+    findings = find(library.kernels, EXEMPTIONS.get(library.nvcc, ()))
     if options.json:
         print(json.dumps(facts(library, findings), indent=2))
     else:

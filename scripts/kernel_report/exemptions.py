@@ -1,12 +1,15 @@
-"""Where a kernel may be other than the checks want it, and what was measured that makes it so.
-
-They are of one nvcc: another one may need others.
-"""
+"""Where a kernel may be other than the checks want it, and what was measured that makes it so."""
 
 from __future__ import annotations
 
 from scripts.kernel_report.checks import Exemption
 
-NVCC = "13.0"
-
-EXEMPTIONS: tuple[Exemption, ...] = ()
+EXEMPTIONS: dict[str, tuple[Exemption, ...]] = {
+    "13.0": (),
+    "13.5": (
+        Exemption("local memory", "column_sums_kernel<float, 0>", ("120",), "64 bytes a tile of queries"),
+        Exemption("local memory", "column_sums_kernel<*float16, 72>", ("100",), "a counter of chunks, in two passes"),
+    ),
+}
+"""By nvcc's release. Those that are not here have compiled kernels whose machine code nobody has read yet: the column
+sums need every register that a thread can have, so that each release spills elsewhere."""

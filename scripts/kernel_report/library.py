@@ -19,6 +19,7 @@ from scripts.kernel_report.machine_code import Code
 _FUNCTION = re.compile(r"\s*Function (\S+):")
 _USAGE = re.compile(r"\b([A-Z]+)(?:\[\d+\])?:(\d+)")
 _ARCHITECTURE = re.compile(r"sm_(\d+[af]?)")
+_RELEASE = re.compile(rb"Cuda compilation tools, release (\d+\.\d+)")
 
 _WARP = 32
 _REGISTERS = 65536  # of a multiprocessor
@@ -86,10 +87,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Library:
-    """All of a library's kernels, and the architectures that it holds PTX for."""
+    """All of a library's kernels, the architectures that it holds PTX for, and the release of nvcc that compiled it."""
 
     kernels: list[Kernel]
     ptx: list[str]
+    nvcc: str
 
 
 def read(library: Path) -> Library:
@@ -101,6 +103,7 @@ def read(library: Path) -> Library:
         images = sorted(Path(folder).iterdir())
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             codes = list(pool.map(_disassemble, images))
+        releases = {release.decode() for image in images for release in _RELEASE.findall(image.read_bytes())}
     compiled = [
         (mangled, _ARCHITECTURE.search(image.name).group(1), code)
         for image, kernels in zip(images, codes, strict=True)
@@ -108,7 +111,8 @@ def read(library: Path) -> Library:
     ]
     names = short_names({mangled for mangled, _, _ in compiled})
     kernels = [Kernel(names[mangled], arch, usages[mangled, arch], code) for mangled, arch, code in compiled]
-    return Library(sorted(kernels, key=lambda kernel: (kernel.name, kernel.capability)), sorted(set(ptx)))
+    kernels.sort(key=lambda kernel: (kernel.name, kernel.capability))
+    return Library(kernels, sorted(set(ptx)), ", ".join(sorted(releases)))
 
 
 def _disassemble(image: Path) -> dict[str, Code]:
