@@ -14,8 +14,8 @@ set(VISIONZIP_CUDA_MISSING_REASON "")
 set(VISIONZIP_CUDA_ARCHITECTURES "")
 set(VISIONZIP_CUDA_VERSION "")
 
-# What wheels are built for: Turing to Blackwell, and PTX of the last for what comes after.  Ada (8.9) runs 8.6's code.
-set(default_architectures 75-real 80-real 86-real 90-real 100-real 120)
+# What wheels are built for: Turing to Blackwell.  Ada (8.9) runs 8.6's code.
+set(default_architectures 75 80 86 90 100 120)
 
 # Leaves nvcc's path in CUDACXX, where CMake takes it from.
 macro(visionzip_find_nvcc)
@@ -53,7 +53,8 @@ function(visionzip_nvcc_error result)
   set(${result} "${error}" PARENT_SCOPE)
 endfunction()
 
-# The architectures asked for, or those of the default list that this nvcc knows.
+# The architectures asked for, or those of the default list that this nvcc knows, with PTX of the newest for what comes
+# after.
 function(visionzip_choose_architectures result)
   string(REGEX REPLACE "[ ,;]+" ";" architectures "${VISIONZIP_CUDA_ARCHS}")
   if(architectures)
@@ -68,12 +69,14 @@ function(visionzip_choose_architectures result)
     execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch OUTPUT_VARIABLE known)
     set(architectures ${default_architectures})
     foreach(architecture IN LISTS default_architectures)
-      string(REGEX MATCH "^[0-9]+" number "${architecture}")
-      if(NOT known MATCHES "compute_${number}\n")
-        message(WARNING "This nvcc cannot compile for ${number}; the CUDA library is built without it")
+      if(NOT known MATCHES "compute_${architecture}\n")
+        message(WARNING "This nvcc cannot compile for ${architecture}; the CUDA library is built without it")
         list(REMOVE_ITEM architectures "${architecture}")
       endif()
     endforeach()
+    list(POP_BACK architectures newest)
+    list(TRANSFORM architectures APPEND "-real")
+    list(APPEND architectures "${newest}")
   endif()
   set(${result} "${architectures}" PARENT_SCOPE)
 endfunction()

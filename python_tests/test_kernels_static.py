@@ -33,7 +33,7 @@ def findings(built) -> list[Finding]:
 
 def test_machine_code_is_what_it_should_be(built, findings):
     if built.nvcc not in EXEMPTIONS:
-        pytest.skip(f"of nvcc {built.nvcc} the machine code was never read; make kernels tells what it is like")
+        pytest.skip(f"nobody has read what nvcc {BUILD['cuda_version']} makes of the kernels; make kernels shows it")
     failures = [str(finding) for finding in findings if finding.excuse is None]
     assert not failures, "\n".join(["make kernels tells more:", *failures])
 
@@ -69,7 +69,8 @@ def test_every_exemption_is_needed(built, findings):
 
 
 def test_the_release_of_nvcc_is_read_from_the_library(built):
-    assert built.nvcc == ".".join(BUILD["cuda_version"].split(".")[:2])
+    major, minor, *_ = BUILD["cuda_version"].split(".")
+    assert built.nvcc == (f"{major}.{minor}" if int(major) >= 13 else "")
 
 
 def test_report(built, findings, monkeypatch, capsys):
@@ -77,7 +78,7 @@ def test_report(built, findings, monkeypatch, capsys):
     expected = int(any(finding.excuse is None for finding in findings))
     assert report.main([str(_library.CUDA_LIBRARY)]) == expected
     table = capsys.readouterr().out
-    assert f"nvcc {built.nvcc};" in table
+    assert f"nvcc {built.nvcc}" in table
     assert all(kernel.name.partition("<")[2] in table for kernel in built.kernels)
     assert report.main([str(_library.CUDA_LIBRARY), "--json"]) == expected
     facts = json.loads(capsys.readouterr().out)

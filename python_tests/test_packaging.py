@@ -29,13 +29,17 @@ HAS_NVCC = _C.build_info()["cuda"]
 needs_nvcc = pytest.mark.skipif(not HAS_NVCC, reason="this machine has no nvcc, so no CUDA library is built")
 
 
+def programs() -> str:
+    """The development environment's PATH."""
+    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], str(NVCC)])
+
+
 def run(*command, cwd, **environment):
     """Run a command with the development environment's programs; return what it printed."""
-    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], str(NVCC)])
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**os.environ, "PATH": path, **environment},
+        env={**os.environ, "PATH": programs(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -191,19 +195,43 @@ def test_sdist_to_wheel_to_install(sdist, tmp_path):
     assert facts["build"]["build_type"] == "Debug"
 
 
+def configure(source: Path, build: Path, **environment) -> str:
+    """CMake's first step alone; returns what it printed."""
+    options = ("-S", source, "-B", build, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}")
+    return run("cmake", *options, cwd=build, **environment)
+
+
+def executable(path: Path, script: str) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_why_nvcc_does_not_work(source, tmp_path):
     """In nvcc's own words, such as that the C++ compiler is too new for it; `info` repeats them."""
-    nvcc = tmp_path / "nvcc"
     words = r'host_config.h:137: #error -- "unsupported" \version!'
-    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\nIn file included from cuda.h:1\n{words}\n1 error\nEND\nexit 1\n")
-    nvcc.chmod(0o755)
-    configure = ("cmake", "-S", source, "-B", tmp_path, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}")
-    printed = run(*configure, cwd=tmp_path, CUDACXX=str(nvcc))
+    script = f"cat >&2 <<'END'\nIn file included from cuda.h:1\n{words}\n1 error\nEND\nexit 1\n"
+    nvcc = executable(tmp_path / "nvcc", script)
+    printed = configure(source, tmp_path, CUDACXX=nvcc)
     reason = json.loads(re.search(r"CUDA_MISSING_REASON (.*)", (tmp_path / "generated/build_info.h").read_text())[1])
     assert reason.startswith(f"{nvcc}, ")
     assert "CUDAHOSTCXX" in reason
     assert reason.endswith(f": {words}")
     assert f"-- No CUDA library: {reason}\n" in printed
+
+
+@needs_nvcc
+def test_an_nvcc_that_does_not_know_the_newest_gpus(source, tmp_path):
+    """PTX of the newest that it knows: GPUs after it compile that."""
+    nvcc = Path(os.environ.get("CUDACXX") or shutil.which("nvcc", path=programs())).resolve()
+    known = "printf 'compute_75\\ncompute_80\\ncompute_90\\n'"
+    older = executable(tmp_path / "bin" / "nvcc", f'[ "$*" = --list-gpu-arch ] && {known} || exec {nvcc} "$@"\n')
+    (tmp_path / "lib").symlink_to(nvcc.parent.parent / "lib")
+    printed = configure(source, tmp_path, CUDACXX=older)
+    assert re.search(r"-- CUDA library: nvcc [\d.]+, architectures 75-real 80-real 90\n", printed)
+    for gpu in (86, 100, 120):
+        assert f"This nvcc cannot compile for {gpu}" in printed
 
 
 # --- incremental builds -----------------------------------------------------------------------------------------------

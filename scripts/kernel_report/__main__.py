@@ -64,7 +64,8 @@ def table(library: Library) -> Table:
     """A row for each kernel, a column for each architecture."""
     architectures = sorted({kernel.architecture for kernel in library.kernels}, key=lambda name: int(name.rstrip("af")))
     ptx = ", ".join(f"compute_{name}" for name in library.ptx)
-    title = f"nvcc {library.nvcc}; machine code for {', '.join(architectures) or 'no GPU'}; PTX for {ptx or 'none'}"
+    machine_code = f"machine code for {', '.join(architectures) or 'no GPU'}; PTX for {ptx or 'none'}"
+    title = f"nvcc {library.nvcc or 'before 13.0'}; {machine_code}"
     result = Table(title=title, box=box.SIMPLE_HEAD, caption=LEGEND, caption_justify="left")
     result.add_column("kernel", no_wrap=True)
     for name in architectures:

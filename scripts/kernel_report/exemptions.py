@@ -11,5 +11,5 @@ EXEMPTIONS: dict[str, tuple[Exemption, ...]] = {
         Exemption("local memory", "column_sums_kernel<*float16, 72>", ("100",), "a counter of chunks, in two passes"),
     ),
 }
-"""By nvcc's release. Those that are not here have compiled kernels whose machine code nobody has read yet: the column
-sums need every register that a thread can have, so that each release spills elsewhere."""
+"""By nvcc's release. What others make of the kernels has not been read: the column sums need every register that a
+thread can have, so that each release spills elsewhere."""

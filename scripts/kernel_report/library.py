@@ -87,11 +87,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Library:
-    """All of a library's kernels, the architectures that it holds PTX for, and the release of nvcc that compiled it."""
+    """All of a library's kernels, and the architectures that it holds PTX for."""
 
     kernels: list[Kernel]
     ptx: list[str]
     nvcc: str
+    """The release that compiled it, such as "13.0"; earlier ones do not say, and it is empty."""
 
 
 def read(library: Path) -> Library:
