@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import visionzip_ext
+from scripts.kernel_report.library import find_program
 from visionzip_ext import _C
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,17 +30,13 @@ HAS_NVCC = _C.build_info()["cuda"]
 needs_nvcc = pytest.mark.skipif(not HAS_NVCC, reason="this machine has no nvcc, so no CUDA library is built")
 
 
-def programs() -> str:
-    """The development environment's PATH."""
-    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], str(NVCC)])
-
-
 def run(*command, cwd, **environment):
     """Run a command with the development environment's programs; return what it printed."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"], str(NVCC)])
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**os.environ, "PATH": programs(), **environment},
+        env={**os.environ, "PATH": path, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -224,7 +221,7 @@ def test_why_nvcc_does_not_work(source, tmp_path):
 @needs_nvcc
 def test_an_nvcc_that_does_not_know_the_newest_gpus(source, tmp_path):
     """PTX of the newest that it knows: GPUs after it compile that."""
-    nvcc = Path(os.environ.get("CUDACXX") or shutil.which("nvcc", path=programs())).resolve()
+    nvcc = Path(os.environ.get("CUDACXX") or find_program("nvcc")).resolve()
     known = "printf 'compute_75\\ncompute_80\\ncompute_90\\n'"
     older = executable(tmp_path / "bin" / "nvcc", f'[ "$*" = --list-gpu-arch ] && {known} || exec {nvcc} "$@"\n')
     (tmp_path / "lib").symlink_to(nvcc.parent.parent / "lib")

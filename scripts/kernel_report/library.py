@@ -151,13 +151,13 @@ def _shorten(name: str) -> str:
 
 
 def _run(program: str, *arguments: str | Path, cwd: str | None = None) -> str:
-    result = subprocess.run([_find(program), *arguments], cwd=cwd, capture_output=True, text=True)
+    result = subprocess.run([find_program(program), *arguments], cwd=cwd, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{program} failed: {result.stderr or result.stdout}")
     return result.stdout
 
 
-def _find(program: str) -> str:
+def find_program(program: str) -> str:
     """Where a program is: among the Python packages first, as those were tried."""
     for folder in _folders():
         if path := shutil.which(program, path=str(folder)):
