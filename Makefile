@@ -85,8 +85,11 @@ $(STAMPS)/requirements: $(STAMPS)/environment $(wildcard requirements/*.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt
 	@touch $@
 
-$(STAMPS)/compat: $(STAMPS)/environment requirements/compat.txt requirements/test.txt
+# It sees .venv's packages, torch above all; its own come first.
+site_packages := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(STAMPS)/compat: $(STAMPS)/requirements requirements/compat.txt requirements/test.txt
 	@test -x .venv-compat/bin/python || $(BIN)/python -m venv .venv-compat
+	@$(BIN)/python $(site_packages) > "$$(.venv-compat/bin/python $(site_packages))/development.pth"
 	.venv-compat/bin/pip install --quiet -r requirements/compat.txt
 	@touch $@
 
