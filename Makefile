@@ -86,10 +86,10 @@ $(STAMPS)/requirements: $(STAMPS)/environment $(wildcard requirements/*.txt)
 	@touch $@
 
 # It sees .venv's packages, torch above all; its own come first.
-site_packages := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+print_site_packages := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 $(STAMPS)/compat: $(STAMPS)/requirements requirements/compat.txt requirements/test.txt
 	@test -x .venv-compat/bin/python || $(BIN)/python -m venv .venv-compat
-	@$(BIN)/python $(site_packages) > "$$(.venv-compat/bin/python $(site_packages))/development.pth"
+	@$(BIN)/python $(print_site_packages) > "$$(.venv-compat/bin/python $(print_site_packages))/development.pth"
 	.venv-compat/bin/pip install --quiet -r requirements/compat.txt
 	@touch $@
 

@@ -192,6 +192,9 @@ def test_sdist_to_wheel_to_install(sdist, tmp_path):
     assert facts["build"]["build_type"] == "Debug"
 
 
+# --- nvcc -------------------------------------------------------------------------------------------------------------
+
+
 def configure(source: Path, build: Path, **environment) -> str:
     """CMake's first step alone; returns what it printed."""
     options = ("-S", source, "-B", build, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}")
