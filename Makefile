@@ -21,7 +21,7 @@ export VISIONZIP_WERROR ?= ON
 BIN := .venv/bin
 STAMPS := .venv/stamps
 
-native_sources := CMakeLists.txt $(shell find csrc cmake -type f)
+native_sources := CMakeLists.txt $(shell find csrc cmake tools/cuda_emulation python_tests/kernels -type f -not -name "*.py*")
 build_definition := pyproject.toml setup.py
 
 .PHONY: demo test test-compat kernels bench lint format wheel test-abi setup clean FORCE
@@ -37,12 +37,10 @@ test: setup
 
 # The libraries are those of the source tree, which depend on torch and Python alone.
 test-compat: setup $(STAMPS)/compat
-	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest $(model_tests) --numprocesses auto
-
-model_tests = $(wildcard $(addprefix python_tests/test_,llava.py families.py encoders.py original_llava.py quantised.py tiled_images.py))
+	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest python_tests/models --numprocesses auto
 
 kernels: setup
-	$(BIN)/python -m scripts.kernel_report $(KERNELS_ARGS)
+	$(BIN)/python -m tools.kernel_report $(KERNELS_ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -67,7 +65,7 @@ wheel: setup
 	$(BIN)/pip wheel . --no-build-isolation --no-deps --wheel-dir dist
 
 test-abi: setup
-	$(BIN)/python scripts/test_abi.py
+	$(BIN)/python tools/test_abi.py
 
 setup: $(STAMPS)/libraries
 
@@ -98,8 +96,8 @@ options := $(VISIONZIP_WITH_CUDA) $(VISIONZIP_CUDA_ARCHS) $(CUDACXX) $(CUDAHOSTC
 $(STAMPS)/options: $(STAMPS)/environment FORCE
 	@echo '$(options)' | cmp -s - $@ || echo '$(options)' > $@
 
-$(STAMPS)/nvcc: $(STAMPS)/requirements $(STAMPS)/options scripts/ensure_nvcc.sh
-	@scripts/ensure_nvcc.sh $(BIN)/python
+$(STAMPS)/nvcc: $(STAMPS)/requirements $(STAMPS)/options tools/ensure_nvcc.sh
+	@tools/ensure_nvcc.sh $(BIN)/python
 	@touch $@
 
 # Makes visionzip_ext importable from the source tree, which also builds it.

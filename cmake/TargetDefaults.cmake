@@ -17,13 +17,15 @@ set(VISIONZIP_TORCH_TARGET 0x020a000000000000)
 # GCC 12 warns of overlapping copies in its own std::string, falsely (GCC bug 105651).
 set(gcc_12 $<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>)
 
+set(visionzip_csrc "${PROJECT_SOURCE_DIR}/csrc")
+
 function(visionzip_target_defaults target)
   set_target_properties(${target} PROPERTIES
     CXX_VISIBILITY_PRESET hidden
     CUDA_VISIBILITY_PRESET hidden
     VISIBILITY_INLINES_HIDDEN ON
     POSITION_INDEPENDENT_CODE ON)
-  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/csrc" "${PROJECT_SOURCE_DIR}/csrc/include")
+  target_include_directories(${target} PRIVATE "${visionzip_csrc}")
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra>
     # Of local variables only: a constructor's parameters may be named like the members that they set.

@@ -7,19 +7,17 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 
-import emulation
-import forced_path
 import hypothesis
 import pytest
-import require_cuda
 import torch
-from backends import BACKENDS
+from support import forced_path, require_cuda
+from support.backends import BACKENDS
 
 _SEED_VARIABLE = "VISIONZIP_TEST_SEED"
 _SEED = int(os.environ.get(_SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
 
 # Helpers whose assertions tell as much as those of tests.
-pytest.register_assert_rewrite("bad_input", "oracle", "packed", "torch_checks")
+pytest.register_assert_rewrite("support.bad_input", "support.oracle", "support.packed", "support.torch_checks")
 
 # Time decides nothing: the machine may be busy, and a test's first example pays for what torch sets up lazily.
 hypothesis.settings.register_profile(
@@ -74,7 +72,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Packaging first: the longest, and its builds, made once a process, are then all in one process's first share."""
-    items.sort(key=lambda item: not item.nodeid.rpartition("/")[2].startswith("test_packaging"))
+    items.sort(key=lambda item: item.path.parent.name != "packaging")
 
 
 def _seed_of(request: pytest.FixtureRequest) -> int:
@@ -87,15 +85,6 @@ def _global_generators(request: pytest.FixtureRequest) -> None:
     """Whoever draws from torch's own generator, or from Python's, repeats as well."""
     random.seed(_seed_of(request))
     torch.manual_seed(_seed_of(request))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
-    """For the operator suite, so that the host has fewer blocks to execute; test_kernels* are for every launch."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__.startswith("test_ops_"):
-            patch.setenv(emulation.MULTIPROCESSORS_VARIABLE, "4")
-        yield
 
 
 @pytest.fixture

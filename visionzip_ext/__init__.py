@@ -17,8 +17,7 @@ from visionzip_ext import _library as _library
 _library.load()
 
 # Registrations; the schemas must be loaded.
-from visionzip_ext import _autograd, _fake, _fallback, _pytrees  # noqa: E402, F401
-from visionzip_ext.budget import Budgets, budget  # noqa: E402
+from visionzip_ext._registration import autograd, fake, fallback, pytrees  # noqa: E402, F401
 from visionzip_ext.ops import Decision, ZipResult, merge, select, select_qk, zip, zip_qk  # noqa: E402
 from visionzip_ext.packed import (  # noqa: E402
     PackedDecision,
@@ -27,6 +26,7 @@ from visionzip_ext.packed import (  # noqa: E402
     select_packed,
     zip_packed,
 )
+from visionzip_ext.tokens.allocation import Budgets, budget  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks import check_kinds, given
+from visionzip_ext._checks.batch import check_kinds, given
 
 __all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk"]
 

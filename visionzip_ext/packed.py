@@ -36,7 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks import _dtype_name, check_kinds, given
+from visionzip_ext._checks.batch import _dtype_name, check_kinds, given
 
 __all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
 

@@ -1,6 +1,6 @@
 // _C.cpu_isa(): the instruction set that the CPU kernels use here.
 #include "bindings/bindings.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace visionzip {
 

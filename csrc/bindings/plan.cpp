@@ -1,5 +1,5 @@
 // _C.plan(), _C.divide_packed() and _C.plan_cuda(): what the operators would do with a problem, without doing it.
-#include "visionzip/plan.h"
+#include "cpu/plan/plan.h"
 
 #include <pybind11/stl.h>
 
@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "cuda/column_sums_plan.h"
-#include "cuda/zip_plan.h"
+#include "cuda/plan/column_sums_plan.h"
+#include "cuda/plan/zip_plan.h"
 
 namespace visionzip {
 namespace {

@@ -1,8 +1,8 @@
 // Which library the schemas and the CUDA operators are registered in, and for which device.  The CUDA sources are also
-// compiled to be executed on the host (csrc/emulation), as operators of a library of their own, on CPU tensors.
+// compiled to be executed on the host (tools/cuda_emulation), as operators of a library of their own, on CPU tensors.
 #pragma once
 
-#ifdef VISIONZIP_EMULATION
+#ifdef CUDA_EMULATION
 #define VISIONZIP_LIBRARY visionzip_emulated
 #define VISIONZIP_CUDA_KEY CPU
 #else

@@ -28,7 +28,7 @@ from visionzip_ext.integrations.transformers.api import (
 )
 from visionzip_ext.integrations.transformers.encoders import VisionZipDualEncoder, VisionZipEncoder, ZippedImages
 from visionzip_ext.integrations.transformers.released import visionzip
-from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
+from visionzip_ext.tokens.zip_tiles import ZipDecision
 
 __all__ = [
     "VisionZipDualEncoder",

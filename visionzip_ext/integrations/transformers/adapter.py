@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.image_features import BoundFeatures, as_returned
-from visionzip_ext.integrations.transformers.placeholders import PlaceholderChange
-from visionzip_ext.integrations.transformers.tile_zip import Tile, ZipDecision, ZippedTiles, zip_tiles
+from visionzip_ext.integrations.transformers.processors.placeholders import PlaceholderChange
+from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
-from visionzip_ext.integrations.transformers.zip_tower import EncodedTiles, ZipTower
+from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.zip_tiles import Tile, ZipDecision, ZippedTiles, zip_tiles
 
 _ATTRIBUTE = "_visionzip"
 _SELECT_STRATEGIES = ("default", "full")

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from visionzip_ext.integrations.transformers import placeholders
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter, Settings
-from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
+from visionzip_ext.integrations.transformers.processors import placeholders
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
-from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
-from visionzip_ext.integrations.transformers.tiled_images import check_layout
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
+from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.tiled_images import check_layout
+from visionzip_ext.tokens.zip_tiles import ZipDecision
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

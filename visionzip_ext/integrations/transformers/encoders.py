@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import visionzip_ext
-from visionzip_ext.integrations.transformers.budget import Budget, TileBudget
-from visionzip_ext.integrations.transformers.tile_zip import Tile, ZipDecision, zip_tiles
-from visionzip_ext.integrations.transformers.zip_tower import ZipTower
+from visionzip_ext.integrations.transformers.towers.zip_tower import ZipTower
+from visionzip_ext.tokens.budget import Budget, TileBudget
+from visionzip_ext.tokens.zip_tiles import Tile, ZipDecision, zip_tiles
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visionzip_ext.integrations.transformers.budget import Budget
 from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, ZippedImages, zip_tower_of
-from visionzip_ext.integrations.transformers.tile_zip import ZipDecision
+from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.zip_tiles import ZipDecision
 
 
 @dataclass(eq=False)

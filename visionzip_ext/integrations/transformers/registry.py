@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter
-from visionzip_ext.integrations.transformers.llava import LlavaAdapter, VipLlavaAdapter
-from visionzip_ext.integrations.transformers.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
-from visionzip_ext.integrations.transformers.llava_onevision import LlavaOnevisionAdapter
+from visionzip_ext.integrations.transformers.families.llava import LlavaAdapter, VipLlavaAdapter
+from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
+from visionzip_ext.integrations.transformers.families.llava_onevision import LlavaOnevisionAdapter
+from visionzip_ext.integrations.transformers.families.video_llava import VideoLlavaAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava
-from visionzip_ext.integrations.transformers.video_llava import VideoLlavaAdapter
 
 # class name in transformers -> the family's adapter
 ADAPTERS: dict[str, type[ModelAdapter]] = {

@@ -1,0 +1,2 @@
+#define VISIONZIP_ISA avx2
+#include "cpu/kernels/kernels_body.h"

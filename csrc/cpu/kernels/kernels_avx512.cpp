@@ -1,0 +1,2 @@
+#define VISIONZIP_ISA avx512
+#include "cpu/kernels/kernels_body.h"

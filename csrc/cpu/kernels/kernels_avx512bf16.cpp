@@ -1,0 +1,2 @@
+#define VISIONZIP_ISA avx512bf16
+#include "cpu/kernels/kernels_body.h"

@@ -1,2 +1,0 @@
-#define VISIONZIP_ISA avx2
-#include "kernels_body.h"

@@ -1,2 +1,0 @@
-#define VISIONZIP_ISA avx512bf16
-#include "kernels_body.h"

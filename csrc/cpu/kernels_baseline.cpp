@@ -1,2 +1,0 @@
-#define VISIONZIP_ISA baseline
-#include "kernels_body.h"

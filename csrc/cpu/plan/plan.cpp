@@ -1,0 +1,117 @@
+#include "cpu/plan/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace visionzip {
+
+namespace {
+
+int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+int64_t ceil_divide(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+// Column sums of softmax(Q K^T).
+bool sums_columns(const Problem& p) {
+  return p.operation != Operation::kMerge && p.source == ScoreSource::kQueryKey && !p.has_cls;
+}
+
+// The largest first, each to the thread that has least.
+std::vector<std::vector<int64_t>> deal(const std::vector<double>& work, const int64_t* images, int64_t count,
+                                       int64_t threads, double& most) {
+  std::vector<std::vector<int64_t>> dealt(static_cast<size_t>(threads));
+  std::vector<double> load(static_cast<size_t>(threads));
+  for (int64_t i = 0; i < count; i++) {
+    const auto least = static_cast<size_t>(std::min_element(load.begin(), load.end()) - load.begin());
+    dealt[least].push_back(images[i]);
+    load[least] += work[static_cast<size_t>(images[i])];
+  }
+  most = *std::max_element(load.begin(), load.end());
+  return dealt;
+}
+
+}  // namespace
+
+ImagePlan plan_image(const Problem& p, int64_t sharing, int64_t threads) {
+  ImagePlan plan{};
+  plan.key_tokens = 32;
+
+  // Whole rows, which are read fastest, as long as the sums stay in the second-level cache.
+  constexpr int64_t kSumBytes = 256 << 10, kLeastChannels = 64;
+  const int64_t fitting = kSumBytes / (4 * std::max<int64_t>(p.m, 1)) / kLeastChannels * kLeastChannels;
+  const auto channels = [&](int64_t wanted) {
+    return std::max(kLeastChannels, std::min(fitting, round_up(wanted, kLeastChannels)));
+  };
+  plan.whole_channels = channels(p.C);
+  plan.shared_channels = channels(ceil_divide(p.C * sharing, threads));
+  plan.row_shares = sharing ? ceil_divide(threads, sharing) : 1;
+  plan.query_chunks = sharing && sums_columns(p) && sharing * p.H < 4 * threads ? kQueryChunks : 1;
+  return plan;
+}
+
+Division divide_equal_images(int64_t images, int64_t threads) {
+  Division division;
+  const int64_t shared = images % threads, each = images / threads;
+  for (int64_t t = 0; each > 0 && t < threads; t++) {
+    std::vector<int64_t>& own = division.whole.emplace_back(static_cast<size_t>(each));
+    std::iota(own.begin(), own.end(), t * each);
+  }
+  division.shared.resize(static_cast<size_t>(shared));
+  std::iota(division.shared.begin(), division.shared.end(), images - shared);
+  return division;
+}
+
+Division divide_images(const std::vector<double>& work, int64_t threads) {
+  std::vector<int64_t> by_work(work.size());  // the largest first
+  std::iota(by_work.begin(), by_work.end(), 0);
+  std::stable_sort(by_work.begin(), by_work.end(),
+                   [&](int64_t a, int64_t b) { return work[static_cast<size_t>(a)] > work[static_cast<size_t>(b)]; });
+  double left = std::accumulate(work.begin(), work.end(), 0.0);
+  Division division;
+  // One thread may take so much longer than their mean.  Sharing ends once no image is larger than this allows, at the
+  // latest; that is after threads / 0.15 images.
+  constexpr double kMostAboveMean = 1.15;
+  for (int64_t shared = 0;; shared++) {
+    double most = 0;
+    const auto rest = static_cast<int64_t>(work.size()) - shared;
+    division.whole = deal(work, by_work.data() + shared, rest, threads, most);
+    if (most * static_cast<double>(threads) <= kMostAboveMean * left || rest == 0) return division;
+    division.shared.push_back(by_work[static_cast<size_t>(shared)]);
+    left -= work[static_cast<size_t>(division.shared.back())];
+  }
+}
+
+// In multiplications and additions, or elements moved; factors by feel.
+double work_of(const Problem& p) {
+  const auto number = [](int64_t x) { return static_cast<double>(x); };
+  const double S = number(p.S), cells = S * number(p.group);
+  double work = 1 + number(p.C) * S;
+  if (p.operation == Operation::kMerge) return work;
+  const double heads = number(p.H) * number(p.D);
+  work += cells * heads + S * number(p.D) * number(p.m) / 8;
+  if (sums_columns(p)) work += cells * cells * heads / 8;
+  return work;
+}
+
+CpuPlan plan_cpu(const Problem& p, int64_t threads) {
+  CpuPlan plan{};
+  plan.shared_images = p.B % threads;
+  plan.whole_images = p.B - plan.shared_images;
+  plan.whole = plan_image(p, 0, threads);
+  plan.shared = plan_image(p, plan.shared_images, threads);
+
+  const bool decides = p.operation != Operation::kMerge, mean_of_logits = sums_columns(p);
+  const int64_t metric = decides ? p.S * p.D * 4 : 0;
+  const int64_t logits = decides && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
+  const int64_t head_sums = mean_of_logits ? p.H * plan.shared.query_chunks * p.S * 4 : 0;
+  // For one head at a time: its keys, packed, and a tile of logits (at most 12 rows); and its sums.
+  const int64_t packed = round_up(p.S, 32);
+  const int64_t tile = mean_of_logits ? (packed * p.D + 12 * (packed + p.D)) * 4 : 0;
+  const int64_t chunk_sums = mean_of_logits ? kQueryChunks * p.S * 4 : 0;
+  const int64_t sums = p.m * std::max(plan.whole.whole_channels, plan.shared.shared_channels) * 4;
+  const int64_t images = plan.whole_images ? threads : plan.shared_images;
+  plan.largest_temporary_bytes = std::max({metric, logits, head_sums, tile, sums});
+  plan.workspace_bytes = images * (metric + logits + head_sums + p.S * 4) + threads * (tile + chunk_sums + sums);
+  return plan;
+}
+
+}  // namespace visionzip

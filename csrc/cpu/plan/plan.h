@@ -1,0 +1,57 @@
+// How a problem is carried out: a description in, a configuration out, decided on the host without touching data.
+// Nothing in a result depends on a plan.
+#pragma once
+
+#include <vector>
+
+#include "common/types.h"
+
+namespace visionzip {
+
+// Which part of the work an operator asks for.
+enum class Operation : int32_t { kZip, kSelect, kMerge };
+
+struct Problem {
+  Operation operation;
+  ScoreSource source;  // not for kMerge
+  bool has_cls;
+  int64_t B, S, C, H, D, k, m;  // C: not for kSelect; H, D: not for kMerge
+  int64_t group = 1;            // cells of the encoder, each with a key and a score, that make one of the S tokens
+};
+
+struct ImagePlan {
+  int64_t key_tokens;       // the fewest tokens whose keys a thread reads
+  int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
+  int64_t row_shares;       // threads that share an image share its output rows, in so many parts,
+  int64_t shared_channels;  // or, where the parts would differ much, so many channels at a time
+  int64_t query_chunks;     // column sums are shared by (head, chunk of queries); 1: by heads alone
+};
+
+// sharing: how many images of this size the threads share; 0: one thread works on the whole image.
+ImagePlan plan_image(const Problem& image, int64_t sharing, int64_t threads);
+
+// Who works on which images, by number.
+struct Division {
+  std::vector<std::vector<int64_t>> whole;  // for each thread: no barrier, and a metric stays in the core's cache
+  std::vector<int64_t> shared;              // all threads work on all of them, phase by phase
+};
+
+// Of equal images: the last ones, fewer than threads, are shared.
+Division divide_equal_images(int64_t images, int64_t threads);
+
+// By each image's work: as few of the largest as possible are shared, so that the others divide evenly.
+Division divide_images(const std::vector<double>& work, int64_t threads);
+
+// About how much there is to do, for comparisons between images of one call.
+double work_of(const Problem& image);
+
+struct CpuPlan {
+  int64_t whole_images, shared_images;
+  ImagePlan whole, shared;
+  int64_t largest_temporary_bytes, workspace_bytes;  // not counting the outputs
+};
+
+// Of a batch of equal images.
+CpuPlan plan_cpu(const Problem& problem, int64_t threads);
+
+}  // namespace visionzip

@@ -1,0 +1,7 @@
+#include "cuda/kernels/column_sums_launch.cuh"
+
+namespace visionzip::cuda {
+
+template cudaError_t launch_column_sums_as<__half>(const ColumnSumsParams&, const ColumnSumsPlan&, cudaStream_t);
+
+}  // namespace visionzip::cuda

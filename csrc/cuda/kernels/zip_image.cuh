@@ -1,0 +1,98 @@
+// What all phases of one image share: the block's place in the team, and the arrays in shared memory.
+#pragma once
+
+#include "cuda/kernels/ptx.cuh"
+#include "cuda/kernels/team.h"
+#include "cuda/kernels/vector16.cuh"
+#include "cuda/kernels/warp.cuh"
+#include "cuda/plan/zip_params.h"
+
+namespace visionzip::cuda {
+
+constexpr uint16_t kNone = 0xffff;  // in merged_into: kept, or a target
+constexpr unsigned kHighest = ~0u;  // in scores: CLS
+constexpr int kGroup = 8;           // lanes that work on one token's, or one target's, vector of channels
+
+// T: element type of hidden, keys and queries.  kFromQueries: scores come from queries and keys, else from attn.
+template <class T, bool kFromQueries, class Team>
+struct ZipImage {
+  static constexpr int kPer = kElements<T>;
+
+  // turn: the image's number, or its place in `order` where images are packed.
+  __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t turn)
+      : p(params), sm(shared), team(its_team) {
+    if (p.sequences) {
+      const Sequence own = p.sequences[p.order[turn]];
+      S = own.tokens;
+      k = own.k;
+      m = own.m;
+      place_ = first_number = image_token = own.first_token;
+      first_row_number = image_row = own.first_row;
+      image_kept = own.first_kept;
+    } else {
+      S = p.S;
+      k = p.k;
+      m = p.m;
+      place_ = turn;
+      first_number = first_row_number = 0;
+      image_token = turn * S;
+      image_row = turn * (k + m);
+      image_kept = turn * k;
+    }
+    const int chunk = chunk_tokens(S);
+    chunks = chunks_of(S);
+    words = (S + 31) / 32;
+    block_tokens = block_tokens_of(S, p.team_blocks);
+    first_token = team.rank * block_tokens;
+    own_tokens = max(0, min(block_tokens, S - first_token));
+    first_chunk = first_token / chunk;
+    own_chunks = (own_tokens + chunk - 1) / chunk;
+    step = static_cast<int>(target_step(S - k, m));
+    tid = static_cast<int>(threadIdx.x);
+    threads = static_cast<int>(blockDim.x);
+    lane = tid % 32;
+    warp = tid / 32;
+    warps = threads / 32;
+    sub = lane % kGroup;
+  }
+
+  // Where the image begins in an input, given the stride of images there: of first tokens, where they are packed.
+  __device__ __forceinline__ int64_t offset(int64_t image_stride) const { return place_ * image_stride; }
+
+  template <class U>
+  __device__ __forceinline__ U* at(int32_t offset) const {
+    return reinterpret_cast<U*>(sm + offset);
+  }
+
+  // Valid once the selection stands.
+  __device__ __forceinline__ int kept_before(int token) const {
+    const unsigned below = (1u << (token % 32)) - 1;
+    return static_cast<int>(at<unsigned>(p.at.kept_before)[token / 32] +
+                            __popc(at<unsigned>(p.at.kept_bytes)[token / 32] & below));
+  }
+  __device__ __forceinline__ bool is_kept(int token) const {
+    return at<unsigned>(p.at.kept_bytes)[token / 32] >> (token % 32) & 1;
+  }
+  // Number of the target that the remaining token number `rank` is, or -1.
+  __device__ __forceinline__ int target_of_rank(int rank) const {
+    if (m == 0 || rank % step) return -1;
+    return rank / step < m ? rank / step : -1;
+  }
+
+  const ZipParams& p;
+  char* const sm;
+  Team& team;
+  int S, k, m;                                 // the image's own
+  int64_t image_token, image_row, image_kept;  // where it begins in assignment, tokens and indices
+  int64_t first_number, first_row_number;      // what tokens and rows are counted from in the results
+  int chunks, words, step;
+  int block_tokens;             // that a block owns: whole chunks
+  int first_token, own_tokens;  // this block's slice of the tokens
+  int first_chunk, own_chunks;  // and of the chunks of softmax statistics
+  int tid, threads, lane, warp, warps, sub;
+
+ private:
+  int64_t place_;
+};
+
+}  // namespace visionzip::cuda

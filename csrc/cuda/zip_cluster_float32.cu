@@ -1,8 +1,0 @@
-#include "team_cluster.cuh"
-#include "zip_launch.cuh"
-
-namespace visionzip::cuda {
-
-template cudaError_t launch_zip_as<float, ClusterTeam>(const ZipParams&, const ZipPlan&, cudaStream_t);
-
-}  // namespace visionzip::cuda

@@ -1,8 +1,0 @@
-#include "team_grid.cuh"
-#include "zip_launch.cuh"
-
-namespace visionzip::cuda {
-
-template cudaError_t launch_zip_as<float, GridTeam>(const ZipParams&, const ZipPlan&, cudaStream_t);
-
-}  // namespace visionzip::cuda

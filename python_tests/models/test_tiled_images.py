@@ -1,0 +1,122 @@
+"""How large images become tiles, and zipped tiles a sequence: counted by size alone, checked against plain Python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.tiled_images import TiledImages
+
+PATCHES, TILE = 6, 84
+GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1), (2, 3)]
+
+sizes = st.tuples(st.integers(8, 700), st.integers(8, 700))
+grids = st.lists(st.sampled_from(GRIDS), min_size=1, max_size=5, unique=True)
+budgets = st.builds(
+    Budget, st.integers(9, 40), st.integers(0, 20), st.just("residual"), st.sampled_from(["tile", "image"])
+).filter(lambda budget: budget.tokens <= PATCHES**2)
+
+
+def tiled(grids, budget, has_cls, layout) -> TiledImages:
+    pinpoints = tuple((TILE * rows, TILE * columns) for rows, columns in grids)
+    return TiledImages(budget, PATCHES, TILE, pinpoints, has_cls, layout)
+
+
+def places_of(images: TiledImages, image, generator) -> torch.Tensor:
+    """Rows as `zip_tiles` hands them out: of each tile, CLS and then other tokens of its region."""
+    places = []
+    for budget, region in image.tiles:
+        tokens = torch.arange(PATCHES**2).view(PATCHES, PATCHES)
+        if region is not None:
+            tokens = tokens[region.top : region.bottom, region.left : region.right]
+        tokens = tokens.flatten()[torch.randperm(tokens.numel(), generator=generator)] + images.has_cls
+        cls = int(images.has_cls and budget.dominant > 0)
+        kept = tokens[: budget.dominant - cls].sort().values
+        merged = tokens[budget.dominant - cls : budget.tokens - cls].sort().values
+        places += [torch.zeros(cls, dtype=torch.int64), kept, merged]
+    return torch.cat(places)
+
+
+@given(size=sizes, grids=grids, budget=budgets, has_cls=st.booleans(), seed=st.integers(0, 2**31))
+def test_released_layout(size, grids, budget, has_cls, seed):
+    images = tiled(grids, budget, has_cls, "released")
+    image = images.image(*size)
+    places = places_of(images, image, torch.Generator().manual_seed(seed))
+    rows = torch.arange(float(len(places))).unsqueeze(1)
+    order = images.arrange(image, rows, places, torch.tensor([-1.0])).flatten().tolist()
+    assert len(order) == images.tokens(image) == sum(tile.budget.tokens for tile in image.tiles)
+
+    base, kept, cls, merged, start = [], [], [], [], 0
+    for number, (share, _) in enumerate(image.tiles):
+        own = range(start, start + share.tokens)
+        start += share.tokens
+        if number == 0:
+            base += own
+            continue
+        tile_row, tile_column = divmod(number - 1, image.grid[1])
+        for i, row in enumerate(own):
+            if i >= share.dominant:
+                merged.append(row)
+            elif has_cls and i == 0:
+                cls.append(row)
+            else:
+                y, x = divmod(int(places[row]) - has_cls, PATCHES)
+                kept.append((tile_row * PATCHES + y, tile_column * PATCHES + x, row))
+    assert order == [*base, *(row for *_, row in sorted(kept)), *cls, *merged]
+
+
+@given(size=sizes, grids=grids, budget=budgets, has_cls=st.booleans(), seed=st.integers(0, 2**31))
+def test_native_layout(size, grids, budget, has_cls, seed):
+    """Raster order with a newline after each row that is not padding, and nothing in the padding."""
+    images = tiled(grids, budget, has_cls, "native")
+    image = images.image(*size)
+    places = places_of(images, image, torch.Generator().manual_seed(seed))
+    rows = torch.arange(float(len(places))).unsqueeze(1)
+    order = images.arrange(image, rows, places, torch.tensor([-1.0])).flatten().tolist()
+    assert len(order) == images.tokens(image)
+
+    start = image.tiles[0].budget.tokens
+    expected = list(range(start))
+    lines: dict[int, list] = {y: [] for y in range(image.unpadded.top, image.unpadded.bottom)}
+    for number, (share, _) in enumerate(image.tiles[1:]):
+        tile_row, tile_column = divmod(number, image.grid[1])
+        for i, row in enumerate(range(start, start + share.tokens)):
+            if has_cls and i == 0:
+                expected.append(row)
+                continue
+            y, x = divmod(int(places[row]) - has_cls, PATCHES)
+            x += tile_column * PATCHES
+            assert image.unpadded.left <= x < image.unpadded.right
+            lines[tile_row * PATCHES + y].append((x, row))
+        start += share.tokens
+    for y in sorted(lines):
+        expected += [*(row for _, row in sorted(lines[y])), -1]
+    assert order == expected
+
+
+@given(size=sizes, grids=grids)
+def test_padding_is_what_the_library_says(size, grids):
+    """A budget for everything leaves as many tokens as LLaVA-NeXT's own unpadding does."""
+    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
+
+    images = tiled(grids, Budget(PATCHES**2, 0), False, "native")
+    image = images.image(*size)
+    rows, columns = get_anyres_image_grid_shape(size, [list(p) for p in images.pinpoints], TILE)
+    left = unpad_image(torch.zeros(1, rows * PATCHES, columns * PATCHES), size)
+    assert image.grid == (rows, columns)
+    assert images.tokens(image) == PATCHES**2 + left.numel() + left.shape[1]
+
+
+@pytest.mark.parametrize(("tiles", "expected"), [(1, [(12, 5)]), (3, [(4, 1), (4, 2), (4, 2)]), (5, None)])
+def test_an_images_budget_is_spread_over_its_tiles(tiles, expected):
+    shares = Budget(12, 5, unit="image").of_tiles(tiles, 100)
+    assert expected is None or shares == expected
+    assert sum(share.dominant for share in shares) == 12
+    assert sum(share.contextual for share in shares) == 5
+
+
+def test_an_images_budget_above_what_a_few_tiles_have():
+    assert Budget(90, 30, unit="image").of_tiles(2, 50) == [(45, 5), (45, 5)]

@@ -1,4 +1,0 @@
-"""What nvcc made of the CUDA kernels: registers, shared memory and machine code, read from the built library.
-
-No GPU is needed.  ``python -m scripts.kernel_report`` prints it, and fails where a kernel is not what it should be.
-"""

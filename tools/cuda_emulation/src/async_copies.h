@@ -1,0 +1,31 @@
+// cp.async: copies that a thread has asked for and that land later.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "cuda_emulation/emulation.h"
+
+namespace cuda_emulation {
+
+class AsyncCopies {
+ public:
+  struct Copy {
+    void* to;
+    const void* from;
+    unsigned bytes, copied;
+    Site site;
+  };
+
+  void add(const Copy& copy) { pending_.push_back(copy); }
+  void commit();                     // those since the last commit are a group
+  void land_all_but(size_t groups);  // the last `groups` groups may stay pending
+  static void land(const Copy& copy);
+
+ private:
+  std::vector<Copy> pending_;
+  std::vector<size_t> groups_;  // the number of copies of each, oldest first
+  size_t committed_ = 0;        // of pending_
+};
+
+}  // namespace cuda_emulation

@@ -1,0 +1,1 @@
+"""`python -m tools.gpu_acceptance`: on a machine with a GPU, all that only such a machine can do."""

@@ -1,0 +1,1 @@
+"""What torch is told about the operators besides their kernels; importing a file registers it."""

@@ -1,0 +1,153 @@
+"""LLaVA-NeXT and LLaVA-NeXT-Video: an image is a base tile and a grid of tiles, a video its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from visionzip_ext.integrations.transformers.adapter import ModelAdapter
+from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
+from visionzip_ext.integrations.transformers.processors.checks import (
+    check_class,
+    check_patches,
+    check_pinpoints,
+    check_size,
+    check_token,
+)
+from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders, TokenCounts
+from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles
+from visionzip_ext.tokens.tiled_images import TiledImage, TiledImages
+
+
+@dataclass(frozen=True)
+class TiledCounts(TokenCounts):
+    """Of tiled images and of videos by frames."""
+
+    images: TiledImages
+    newlines_of_video: int = 0
+
+    def of_image(self, height: int, width: int, *, alone: bool) -> int:
+        """See `TokenCounts`."""
+        return self.images.tokens(self.images.image(height, width))
+
+    def of_video(self, frames: int) -> int:
+        """See `TokenCounts`."""
+        return sum(frame.tokens for frame in self.images.tile_budgets(frames)) + self.newlines_of_video
+
+
+class LlavaNextAdapter(ModelAdapter):
+    """`LlavaNextForConditionalGeneration` and `LlavaNextModel`. Tiles are zipped between tower and projector."""
+
+    tiled = True
+    processor_class = "LlavaNextProcessor"
+    modalities = ("image",)
+
+    def check_budget(self) -> None:
+        """See `ModelAdapter.check_budget`; every number of tiles that an image can have must be served."""
+        fewest, most = self.images.tile_counts
+        self.budget.check_fits(self.tower.encoder_tokens, self.tower.name, fewest_tiles=fewest)
+        self.images.tile_budgets(most)
+
+    @property
+    def images(self) -> TiledImages:
+        """How this model's images become tiles, and tiles a sequence."""
+        config = self.seam.config
+        pinpoints = tuple((height, width) for height, width in config.image_grid_pinpoints)
+        size = config.vision_config.image_size
+        return TiledImages(self.budget, self.tower.patches, size, pinpoints, self.tower.has_cls, self.settings.layout)
+
+    def image_features(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Tiles (images, most tiles, 3, height, width) or (tiles, 3, ...) -> a list of (tokens, channels)."""
+        images = [self.images.image(*map(int, size)) for size in image_sizes]
+        layer = vision_feature_layer, vision_feature_select_strategy
+        return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
+
+    def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
+        """See `ModelAdapter.placeholders`."""
+        config = self.seam.config
+        check_class(processor, self.processor_class)
+        check_patches(processor, config.vision_config)
+        check_size(processor, config.vision_config)
+        check_pinpoints(processor, config)
+        for modality in self.modalities:
+            check_token(processor, config, modality)
+        return CountedPlaceholders(TiledCounts(self.images))
+
+    def tiled_features(
+        self, pixel_values: Tensor, images: list[TiledImage], *layer: Any, return_dict: bool | None, **kwargs: Any
+    ) -> Any:
+        """What `image_features` returns, for images whose tiles are known. Further arguments are those of `encode`."""
+        tiles = tiles_of(pixel_values, [len(image.tiles) for image in images])
+        encoded = self.encode(self.tower, tiles, *layer, **kwargs)
+        return self.as_returned(self._arranged(encoded, images), encoded, return_dict)
+
+    def _arranged(self, encoded: EncodedTiles, images: list[TiledImage]) -> list[Tensor]:
+        zipped = self.zip(encoded, [tile for image in images for tile in image.tiles])
+        counts = [image.rows for image in images]
+        rows, places = self.project(zipped.rows).split(counts), zipped.places.split(counts)
+        newline = self.seam.image_newline
+        return [self.images.arrange(*of_image, newline) for of_image in zip(images, rows, places, strict=True)]
+
+
+class LlavaNextVideoAdapter(LlavaNextAdapter):
+    """`LlavaNextVideoForConditionalGeneration`: frames are zipped before the model's spatial pooling, in its place."""
+
+    feature_methods = ("get_image_features", "get_video_features")
+    processor_class = "LlavaNextVideoProcessor"
+    modalities = ("image", "video")
+
+    def video_features(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        return_dict: bool | None = None,
+        pixel_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected."""
+        videos = pixel_values if pixel_values_videos is None else pixel_values_videos
+        features, encoded = self.zip_videos(
+            self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
+        )
+        return self.as_returned(self.finished_videos(features), encoded, return_dict)
+
+    def finished_videos(self, features: Tensor) -> Any:
+        """Zipped videos (B, tokens of a video, channels), projected, as this version's model expects them."""
+        # transformers 4 flattens each video's (frames, tokens) itself.
+        return features if RETURNS_OUTPUT_OBJECT else tuple(features.unsqueeze(1))
+
+
+def tiles_of(pixel_values: Tensor, counts: list[int]) -> Tensor:
+    """Each image's tiles (all tiles, 3, height, width), without those that fill up a batch.
+
+    Raises:
+        ValueError: pixel values of another rank, or of fewer tiles than the image sizes ask for.
+    """
+    if pixel_values.dim() not in (4, 5):
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; expected (images, tiles, 3, height, width) or "
+            "(tiles, 3, height, width)"
+        )
+    if pixel_values.dim() == 5:
+        if len(pixel_values) != len(counts) or pixel_values.shape[1] < max(counts, default=0):
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but image_sizes are of {len(counts)} images of "
+                f"up to {max(counts, default=0)} tiles"
+            )
+        return torch.cat([tiles[:count] for tiles, count in zip(pixel_values, counts, strict=True)])
+    if len(pixel_values) != sum(counts):
+        raise ValueError(f"pixel_values has {len(pixel_values)} tiles, but image_sizes ask for {sum(counts)}")
+    return pixel_values

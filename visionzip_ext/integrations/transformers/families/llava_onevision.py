@@ -1,0 +1,83 @@
+"""LLaVA-OneVision: tiles and frames by an encoder without CLS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ProcessorMixin
+
+from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextVideoAdapter, TiledCounts
+from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
+from visionzip_ext.integrations.transformers.processors.checks import (
+    check_class,
+    check_pinpoints,
+    check_size,
+    check_token,
+)
+from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders
+
+
+@dataclass(frozen=True)
+class OnevisionCounts(TiledCounts):
+    """Of several images in a prompt, each is shown as its base tile alone."""
+
+    def of_image(self, height: int, width: int, *, alone: bool) -> int:
+        """See `TokenCounts`."""
+        return super().of_image(height, width, alone=alone) if alone else self.images.tokens(self.images.single())
+
+
+class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
+    """`LlavaOnevisionForConditionalGeneration` and `LlavaOnevisionModel`.
+
+    Tiles are zipped before the projector, and so are frames: before the model's pooling, in its place. The newline that
+    closes a video stays. In the native layout a large grid is not scaled down: that made tokens fewer, as zipping does.
+    """
+
+    processor_class = "LlavaOnevisionProcessor"
+
+    def image_features(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        vision_aspect_ratio: str | None = None,
+        batch_num_images: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Tiles (images, most tiles, 3, height, width) or (tiles, 3, ...) -> a list of (tokens, channels)."""
+        alone = [True] * len(image_sizes)
+        if batch_num_images is not None:
+            alone = [number == 1 for number in map(int, batch_num_images) for _ in range(number)]
+        images = [
+            self.images.image(*map(int, size)) if by_itself else self.images.single()
+            for size, by_itself in zip(image_sizes, alone, strict=True)
+        ]
+        layer = vision_feature_layer, vision_feature_select_strategy
+        return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
+
+    def finished_videos(self, features: Tensor) -> Tensor:
+        """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
+        if not RETURNS_OUTPUT_OBJECT:  # transformers 4 adds it later
+            return features
+        newline = self.seam.image_newline.to(features).expand(len(features), 1, -1)
+        return torch.cat([features, newline], 1)
+
+    def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
+        """See `ModelAdapter.placeholders`."""
+        config = self.seam.config
+        check_class(processor, self.processor_class)
+        if processor.num_image_tokens != self.tower.patches**2:
+            raise ValueError(
+                f"processor.num_image_tokens is {processor.num_image_tokens}, but the model's vision tower makes "
+                f"{self.tower.patches**2} tokens of a tile; take the processor of the same checkpoint"
+            )
+        check_size(processor, config.vision_config)
+        check_pinpoints(processor, config)
+        for modality in self.modalities:
+            check_token(processor, config, modality)
+        return CountedPlaceholders(OnevisionCounts(self.images, newlines_of_video=1))

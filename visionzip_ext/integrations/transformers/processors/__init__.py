@@ -1,0 +1,1 @@
+"""Processors that write as many placeholders as there are visual tokens."""

@@ -1,0 +1,1 @@
+"""Vision towers that hand out the queries and keys of their select layer."""

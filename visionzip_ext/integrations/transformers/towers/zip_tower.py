@@ -1,0 +1,229 @@
+"""A vision tower whose features can be zipped: tap and early exit put together."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from visionzip_ext.integrations.transformers.towers.attention_tap import AttentionInputs, AttentionTap
+from visionzip_ext.integrations.transformers.towers.early_exit import LayerStack, select_depth
+
+
+@dataclass(frozen=True)
+class EncodedTiles:
+    """One forward of a `ZipTower` on T tiles, not yet zipped.
+
+    Attributes:
+        features: (T, S, C): the select layer's output tokens; of several layers, concatenated.
+        attention: the select layer's queries and keys, for the same S tokens.
+        grid: (rows, columns) of patches; S is their product, plus one where there is a CLS token.
+        has_cls: token 0 is CLS.
+        outputs: the tower's own output.
+    """
+
+    features: Tensor
+    attention: AttentionInputs
+    grid: tuple[int, int]
+    has_cls: bool
+    outputs: BaseModelOutputWithPooling
+
+
+class _Lock:
+    """A re-entrant lock that can be copied and pickled with the model it guards: the copy gets a lock of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return _Lock, ()
+
+    def held(self) -> contextlib.AbstractContextManager:
+        # a lock cannot be part of a compiled graph, which is traced by one thread
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
+
+
+_ANEW = "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
+
+# Vision towers by `model_type` of their config: whether token 0 is CLS.
+_HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False, "dinov2": True, "dinov2_with_registers": True}
+
+
+def starts_with_cls(tower: PreTrainedModel) -> bool:
+    """Whether a tower's token 0 is CLS.
+
+    Raises:
+        TypeError: a tower of an unknown kind.
+    """
+    kind = tower.config.model_type
+    if kind not in _HAS_CLS:
+        raise TypeError(
+            f"a vision tower of type {kind!r} ({type(tower).__name__}) is not supported; "
+            f"supported: {', '.join(_HAS_CLS)}"
+        )
+    return _HAS_CLS[kind]
+
+
+class ZipTower:
+    """A vision tower that hands out, with its features, the queries and keys they are zipped by.
+
+    Nothing of the tower changes before `attach`. One forward at a time uses a tower: threads wait for each other.
+
+    Attributes:
+        tower: the vision model; only this instance is touched.
+        has_cls: its token 0 is CLS.
+        early_exit: whether the layers after the select layer are left out.
+        layers: how many layers the whole tower has.
+        depths: how many of them have run when each layer whose output is a feature has.
+        depth: that of the select layer, whose attention decides: the deepest of them.
+    """
+
+    def __init__(self, tower: PreTrainedModel, vision_feature_layer: int | Sequence[int], *, early_exit: bool) -> None:
+        """Find the select layer; change nothing yet.
+
+        Args:
+            tower: the vision model.
+            vision_feature_layer: which of its hidden states to take; negative counts from the end. Of several, the
+                features are concatenated in this order.
+            early_exit: leave out the layers after the select layer. With several, all run.
+
+        Raises:
+            TypeError: a tower of an unknown kind; `early_exit` is not a bool.
+            ValueError: `vision_feature_layer` is out of range.
+        """
+        if not isinstance(early_exit, bool):
+            raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
+        self.tower = tower
+        self.has_cls = starts_with_cls(tower)
+        # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
+        self._registers = getattr(tower.config, "num_register_tokens", 0)
+        self.early_exit = early_exit
+        self._stack = LayerStack(tower)
+        self.layers = len(self._stack.layers)
+        self.depths = feature_depths(vision_feature_layer, self.layers)
+        self.depth = max(self.depths)
+        self._tap = AttentionTap(self._stack.attention_of(self.depth - 1), tower.config)
+        self._lock = _Lock()
+        self._select_layer_output: Tensor | None = None
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+
+    @property
+    def name(self) -> str:
+        """The tower's class, for messages."""
+        return type(self.tower).__name__
+
+    @property
+    def patches(self) -> int:
+        """Patches along a side of an image of the tower's own size."""
+        return self.tower.config.image_size // self.tower.config.patch_size
+
+    @property
+    def encoder_tokens(self) -> int:
+        """Tokens of an image of the tower's own size, CLS included, registers not."""
+        return self.patches**2 + self.has_cls
+
+    def attach(self) -> None:
+        """Put tap and hook into the tower."""
+        self._tap.attach()
+        self._hook = self._stack.owner.register_forward_hook(self._note_output)
+
+    def detach(self) -> None:
+        """Take them out again."""
+        self._hook.remove()
+        self._hook = None
+        self._tap.detach()
+
+    def check_layer(self, vision_feature_layer: int | Sequence[int]) -> None:
+        """Raise ValueError unless these are the layers that the tower was made for."""
+        if feature_depths(vision_feature_layer, self.layers) != self.depths:
+            made_for = ", ".join(map(str, self.depths))
+            raise ValueError(
+                f"vision_feature_layer={vision_feature_layer} is not what the model was compressed for, hidden state "
+                f"{made_for} of the vision tower; set model.config.vision_feature_layer and call "
+                "visionzip_ext.compress again"
+            )
+
+    def __call__(self, pixel_values: Tensor, *, through: nn.Module, **kwargs: Any) -> EncodedTiles:
+        """Encode tiles.
+
+        Args:
+            pixel_values: (T, 3, height, width).
+            through: the module that stands in the tower's place now and is called: the tower itself, or what it was
+                wrapped in since, such as `torch.compile` of it.
+            kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`
+                runs all layers.
+
+        Raises:
+            RuntimeError: another tower stands in its place, or its attention was replaced.
+        """
+        self._check_contained(through)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        with self._lock.held(), self._tap.recording() as calls:
+            try:
+                features, outputs = self._run(through, pixel_values, kwargs)
+            finally:
+                self._select_layer_output = None  # it has its graph, which would stay alive and cannot be copied
+        attention = self._only_call(calls)
+        if self._registers:
+            features = self._without_registers(features)
+            queries, keys = (self._without_registers(x) for x in (attention.queries, attention.keys))
+            attention = AttentionInputs(queries, keys, attention.scale)
+        patch = self.tower.config.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        return EncodedTiles(features, attention, grid, self.has_cls, outputs)
+
+    def _without_registers(self, x: Tensor) -> Tensor:
+        """(..., tokens, channels) with CLS and patches alone."""
+        first_patch = self.has_cls + self._registers
+        return torch.cat([x[..., : int(self.has_cls), :], x[..., first_patch:, :]], -2)
+
+    def _check_contained(self, through: nn.Module) -> None:
+        if through is not self.tower and not any(module is self.tower for module in through.modules()):
+            raise RuntimeError(f"the vision tower, a {self.name}, was replaced after compress; {_ANEW}")
+
+    def _run(
+        self, through: nn.Module, pixel_values: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, BaseModelOutputWithPooling]:
+        """The features (T, tokens, C) and the tower's output."""
+        all_layers = len(self.depths) > 1 or not self.early_exit
+        if all_layers or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
+            states = [outputs.hidden_states[depth] for depth in self.depths]
+            return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
+        # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
+        kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+        with self._stack.only_first(self.depth):
+            outputs = through(pixel_values, **kwargs)
+        return self._select_layer_output, outputs
+
+    def _note_output(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Forward hook of the module that runs the layers.
+
+        Not of the select layer itself, whose hooks gradient checkpointing may run without gradient.
+        """
+        if self._tap.is_recording:
+            self._select_layer_output = output[0]
+
+    def _only_call(self, calls: list[AttentionInputs]) -> AttentionInputs:
+        if len(calls) == 1:
+            return calls[0]
+        raise RuntimeError(
+            f"attention of layer {self.depth - 1} of this {self.name} was recorded {len(calls)} times in "
+            "one forward, expected once: its module or its config was replaced after compress; "
+            f"{_ANEW}"
+        )
+
+
+def feature_depths(vision_feature_layer: int | Sequence[int], layers: int) -> tuple[int, ...]:
+    """`select_depth` of one layer or of several."""
+    several = (vision_feature_layer,) if isinstance(vision_feature_layer, int) else vision_feature_layer
+    if not several:
+        raise ValueError("vision_feature_layer is empty; expected a layer or several")
+    return tuple(select_depth(layer, layers) for layer in several)

@@ -1,0 +1,111 @@
+"""How many visual tokens an image may have, checked once, in the words of the person who asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from visionzip_ext.tokens.allocation import as_int
+
+MERGE_RULES = ("residual", "mean")
+UNITS = ("tile", "image")
+
+
+class TileBudget(NamedTuple):
+    """Tokens of one tile: `dominant` kept (CLS among them), `contextual` merged."""
+
+    dominant: int
+    contextual: int
+
+    @property
+    def tokens(self) -> int:
+        """Rows that the tile becomes."""
+        return self.dominant + self.contextual
+
+    def at_most(self, tokens: int) -> TileBudget:
+        """The budget of a tile that has so many tokens."""
+        dominant = min(self.dominant, tokens)
+        return TileBudget(dominant, min(self.contextual, tokens - dominant))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The token budget of an image and the rule by which the rest is merged.
+
+    A tile is what the encoder sees at a time: an image, a tile of a large image, a frame of a video.
+
+    Attributes:
+        dominant: tokens kept as they are; where the encoder has a CLS token it is one of them.
+        contextual: tokens that the rest is merged into.
+        merge: "residual" or "mean", see `visionzip_ext.zip`.
+        unit: "tile": both numbers are for each tile; "image": for a whole image or video, spread over its tiles.
+
+    Raises:
+        TypeError: `dominant` or `contextual` is not an integer.
+        ValueError: one of them is too small, or `merge` or `unit` is neither word.
+    """
+
+    dominant: int
+    contextual: int
+    merge: str = "residual"
+    unit: str = "tile"
+
+    def __post_init__(self) -> None:
+        """Check the four on their own; `check_fits` checks them against an encoder."""
+        for name, value, least in (("dominant", self.dominant, 1), ("contextual", self.contextual, 0)):
+            number = as_int(name, value)
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
+            object.__setattr__(self, name, number)  # a plain int, which the model's config can hold
+        if self.merge not in MERGE_RULES:
+            raise ValueError(f'merge must be "residual" or "mean", got {self.merge!r}')
+        if self.unit not in UNITS:
+            raise ValueError(f'budget must be "tile" or "image", got {self.unit!r}')
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of one unit."""
+        return self.dominant + self.contextual
+
+    def of_tiles(self, tiles: int, tile_tokens: int) -> list[TileBudget]:
+        """The budget of each of an image's tiles. Shares of an image's budget differ by one at most, first tiles first.
+
+        Args:
+            tiles: how many the image has.
+            tile_tokens: tokens of a tile, CLS included. A large budget of an image with few tiles is not used up.
+
+        Raises:
+            ValueError: an image's budget has fewer dominant tokens than the image has tiles.
+        """
+        if self.unit == "tile":
+            return [TileBudget(self.dominant, self.contextual)] * tiles
+        if self.dominant < tiles:
+            raise ValueError(
+                f'dominant={self.dominant} with budget="image" is less than one token for each of {tiles} tiles '
+                f"(or frames); make it at least {tiles}"
+            )
+        shares = (
+            TileBudget(self.dominant // tiles + (tile < self.dominant % tiles), self._contextual_of(tile, tiles))
+            for tile in range(tiles)
+        )
+        return [share.at_most(tile_tokens) for share in shares]
+
+    def check_fits(self, encoder_tokens: int, encoder: str, *, fewest_tiles: int = 1) -> None:
+        """Raise ValueError unless an encoder with this many tokens a tile (CLS included) has enough of them.
+
+        Args:
+            encoder_tokens: of a tile.
+            encoder: its name, for the message.
+            fewest_tiles: that an image has.
+        """
+        available = encoder_tokens * (fewest_tiles if self.unit == "image" else 1)
+        if self.tokens > available:
+            of_what = "a tile" if fewest_tiles > 1 and self.unit == "tile" else "an image"
+            raise ValueError(
+                f"dominant={self.dominant} and contextual={self.contextual} ask for {self.tokens} tokens of {of_what}, "
+                f"but {encoder} makes {available}; lower them so that dominant + contextual <= {available}"
+            )
+
+    def _contextual_of(self, tile: int, tiles: int) -> int:
+        # The last tiles first, so that no tile is rounded up twice.
+        return self.contextual // tiles + (tiles - 1 - tile < self.contextual % tiles)

@@ -1,0 +1,192 @@
+"""Large images as LLaVA-NeXT and LLaVA-OneVision show them to their encoder: a base tile, and a grid of tiles.
+
+How many tokens an image becomes depends on its size alone, so that a processor can count them before anything is
+encoded. Both sides, the model's and the processor's, ask the same `TiledImages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+from visionzip_ext.tokens.budget import Budget, TileBudget
+from visionzip_ext.tokens.zip_tiles import Region, Tile
+
+LAYOUTS = ("released", "native")
+
+
+def check_layout(layout: str) -> None:
+    """Raise ValueError unless `layout` is one of `LAYOUTS`."""
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout must be "released" or "native", got {layout!r}')
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """One image: its tiles, base tile first, then the grid's row by row.
+
+    Attributes:
+        tiles: what each tile is to become.
+        grid: (rows, columns) of tiles; (0, 0) where there is only the base tile.
+        unpadded: the patches of the whole grid that are not padding.
+    """
+
+    tiles: list[Tile]
+    grid: tuple[int, int]
+    unpadded: Region
+
+    @property
+    def rows(self) -> int:
+        """What its tiles become, newlines not counted."""
+        return sum(tile.budget.tokens for tile in self.tiles)
+
+
+@dataclass(frozen=True)
+class TiledImages:
+    """How images become tiles, and zipped tiles a sequence. Plain data: processors carry it along.
+
+    Attributes:
+        budget: of each tile, or of the whole image.
+        patches: along a side of a tile.
+        tile_size: along a side of a tile, in pixels.
+        pinpoints: the (height, width) of the grids to choose from, in pixels.
+        has_cls: a tile's token 0 is CLS.
+        layout: the order of an image's tokens.
+            "released" (the released implementation's): the base tile's; of the other tiles the kept ones, in raster
+            order over the whole grid, then all CLS, then all merged ones. Padding counts as image.
+            "native" (the model's own): the base tile's; the other tiles' CLS; then the grid in raster order, a merged
+            token at its target's place, a newline after each row. Padding is left out before anything is decided.
+    """
+
+    budget: Budget
+    patches: int
+    tile_size: int
+    pinpoints: tuple[tuple[int, int], ...]
+    has_cls: bool
+    layout: str = "released"
+
+    @property
+    def native(self) -> bool:
+        """Whether newlines are written and padding is left out."""
+        return self.layout == "native"
+
+    @property
+    def tile_counts(self) -> tuple[int, int]:
+        """The fewest and the most tiles that an image can have."""
+        counts = [1 + rows * columns for rows, columns in map(self._tiles_of, self.pinpoints)]
+        return min(counts), max(counts)
+
+    def image(self, height: int, width: int) -> TiledImage:
+        """An image of so many pixels."""
+        resolution = select_best_resolution((height, width), list(self.pinpoints))
+        rows, columns = self._tiles_of(resolution)
+        budgets = self.tile_budgets(1 + rows * columns)
+        whole = Region(0, rows * self.patches, 0, columns * self.patches)
+        if not self.native:
+            return TiledImage([Tile(budget) for budget in budgets], (rows, columns), whole)
+        unpadded = self._unpadded(whole, height, width)
+        regions = [None, *(self._part(unpadded, row, column) for row in range(rows) for column in range(columns))]
+        tiles = [self._clipped(budget, region) for budget, region in zip(budgets, regions, strict=True)]
+        return TiledImage(tiles, (rows, columns), unpadded)
+
+    def single(self) -> TiledImage:
+        """An image that is shown as its base tile alone."""
+        return TiledImage([Tile(budget) for budget in self.tile_budgets(1)], (0, 0), Region(0, 0, 0, 0))
+
+    def tile_budgets(self, tiles: int) -> list[TileBudget]:
+        """Of each of so many tiles, or frames."""
+        return self.budget.of_tiles(tiles, self.patches**2 + self.has_cls)
+
+    def tokens(self, image: TiledImage) -> int:
+        """Tokens that the language model sees of an image."""
+        return image.rows + self._newlines(image)
+
+    def arrange(self, image: TiledImage, rows: Tensor, places: Tensor, newline: Tensor) -> Tensor:
+        """Order an image's zipped rows.
+
+        Args:
+            image: what the rows are of.
+            rows: (n, channels): of all its tiles, tile after tile, projected.
+            places: (n,): the token of its tile that each row stands for.
+            newline: (channels,): the model's newline embedding.
+
+        Returns:
+            (tokens, channels).
+        """
+        keys = self._keys(image, places)
+        if newlines := self._newlines(image):
+            rows = torch.cat([rows, newline.to(rows).expand(newlines, -1)])
+            first = image.unpadded.top  # of a base tile alone: 0, and one line
+            width = image.grid[1] * self.patches + 1
+            keys = torch.cat([keys, torch.arange(first + 1, first + newlines + 1, device=keys.device) * width - 1])
+        return rows[keys.argsort()]
+
+    def _keys(self, image: TiledImage, places: Tensor) -> Tensor:
+        """(n,): numbers, all different, in whose order the rows are to stand."""
+        rows, columns = image.grid
+        width = columns * self.patches + 1  # the last column is the newline's
+        after_grid = rows * self.patches * width + 1
+        offsets, in_raster, fixed = [], [], []  # of each row: its tile's corner, and where it stands if not by raster
+        for number, (kind, tile_row, tile_column) in enumerate(self._kinds(image)):
+            before = kind == "base" or (kind == "cls" and self.native)
+            in_raster.append(kind == "kept" or (kind == "merged" and self.native))
+            offsets.append(self.patches * (tile_row * width + tile_column))
+            # CLS before merged ones, where both stand behind the grid.
+            rank = number + (len(places) if kind == "merged" else 0)
+            fixed.append(number - len(places) if before else after_grid + rank)
+        offset, raster, other = (torch.tensor(x, device=places.device) for x in (offsets, in_raster, fixed))
+        patch = places - int(self.has_cls)
+        corner = patch // self.patches * width + patch % self.patches
+        return torch.where(raster, offset + corner, other)
+
+    def _kinds(self, image: TiledImage) -> Iterator[tuple[str, int, int]]:
+        """Of each row: what it is ("base", "cls", "kept", "merged"), and the row and column of its tile."""
+        for number, (budget, _) in enumerate(image.tiles):
+            if number == 0:
+                yield from [("base", 0, 0)] * budget.tokens
+                continue
+            tile = divmod(number - 1, image.grid[1])
+            cls = int(self.has_cls and budget.dominant > 0)
+            yield from [("cls", *tile)] * cls
+            yield from [("kept", *tile)] * (budget.dominant - cls)
+            yield from [("merged", *tile)] * budget.contextual
+
+    def _newlines(self, image: TiledImage) -> int:
+        if not self.native:
+            return 0
+        return image.unpadded.bottom - image.unpadded.top if image.grid[0] else 1
+
+    def _tiles_of(self, resolution: Sequence[int]) -> tuple[int, int]:
+        return resolution[0] // self.tile_size, resolution[1] // self.tile_size
+
+    def _unpadded(self, whole: Region, height: int, width: int) -> Region:
+        # The library's own function, on the patches' numbers: it decides to the last rounding what is padding.
+        numbers = torch.arange(whole.bottom * whole.right).view(1, whole.bottom, whole.right)
+        left = unpad_image(numbers, (height, width))[0]
+        # Of a very long and thin image nothing may be left.
+        top, first = divmod(int(left[0, 0]), whole.right) if left.numel() else (0, 0)
+        return Region(top, top + left.shape[0], first, first + left.shape[1])
+
+    def _part(self, unpadded: Region, row: int, column: int) -> Region | None:
+        """What is not padding of one tile; None where nothing is."""
+        n = self.patches
+
+        def within(start: int, stop: int, tile: int) -> tuple[int, int]:
+            first = min(max(start - tile * n, 0), n)
+            return first, max(first, min(stop - tile * n, n))
+
+        region = Region(*within(unpadded.top, unpadded.bottom, row), *within(unpadded.left, unpadded.right, column))
+        return None if region == (0, n, 0, n) else region
+
+    def _clipped(self, budget: TileBudget, region: Region | None) -> Tile:
+        """The budget, as far as there are tokens; a tile of nothing but padding becomes nothing, CLS included."""
+        if region is None:
+            return Tile(budget)
+        patches = (region.bottom - region.top) * (region.right - region.left)
+        tokens = patches + self.has_cls if patches else 0
+        return Tile(budget.at_most(tokens), region)
