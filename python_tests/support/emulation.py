@@ -1,28 +1,34 @@
-"""Builds what executes the CUDA kernels on the host (python_tests/kernels), where it is not up to date."""
+"""Builds what executes the CUDA kernels on the host, where it is not up to date."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from visionzip_ext import _C
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "build" / "emulation" / "results"
+_BUILD = ROOT / "build" / "emulation"
+RESULTS = _BUILD / "results"
 """Where the targets lie."""
+
+PROJECT = ROOT / "tools" / "cuda_emulation"
+"""The emulation, a CMake project of its own."""
 
 MISSING_REASON = "" if _C.build_info()["cuda"] else "the emulation needs CUDA's headers, and this build found no nvcc"
 """Why nothing can be built; empty if it can."""
 
-_BUILD = ROOT / "build" / "emulation"
-
 SEED_VARIABLE = "CUDA_EMULATION_SEED"
+ARCHITECTURE_VARIABLE = "CUDA_EMULATION_ARCH"
 MULTIPROCESSORS_VARIABLE = "CUDA_EMULATION_SMS"
 
 
@@ -40,24 +46,48 @@ def _run(*command: str | Path) -> None:
     assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}"
 
 
+def _configure(source: Path, build: Path, *definitions: str) -> None:
+    places = (f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={RESULTS}" for kind in ("LIBRARY", "RUNTIME"))
+    _run("cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *places, *definitions)
+
+
+def _build(build: Path, targets: Iterable[str]) -> None:
+    _run("cmake", "--build", build, *(word for target in targets for word in ("--target", target)))
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """Other processes wait meanwhile."""
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    with (_BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
-def _configure() -> None:
+def _configure_all() -> None:
     # The architectures are nvcc's, which is not run.
-    definitions = [
-        "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={RESULTS}",
-        f"-DCMAKE_RUNTIME_OUTPUT_DIRECTORY={RESULTS}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        "-DVISIONZIP_CUDA_ARCHS=90",
-    ]
-    _run("cmake", "-S", ROOT, "-B", _BUILD, "-G", "Ninja", *definitions)
+    _configure(ROOT, _BUILD, f"-DPython_EXECUTABLE={sys.executable}", "-DVISIONZIP_CUDA_ARCHS=90")
 
 
 @functools.cache
 def build(*targets: str) -> None:
-    """Build targets; the results are in RESULTS.  Other processes wait meanwhile."""
-    _BUILD.mkdir(parents=True, exist_ok=True)
-    with (_BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _configure()
-        _run("cmake", "--build", _BUILD, *(word for target in targets for word in ("--target", target)))
+    """Build targets; the results are in RESULTS."""
+    with _lock():
+        _configure_all()
+        _build(_BUILD, targets)
+
+
+@functools.cache
+def build_self_tests() -> None:
+    """Build the emulation by itself, with its own tests, as another project would have it; the results are in RESULTS.
+
+    The headers are those that the project's own build has found.
+    """
+    with _lock():
+        _configure_all()
+        found = re.search(r"^(CUDA_EMULATION_TOOLKIT_INCLUDE):\w+=(.*)$", (_BUILD / "CMakeCache.txt").read_text(), re.M)
+        assert found is not None
+        alone = _BUILD / "alone"
+        _configure(PROJECT, alone, f"-D{found[1]}={found[2]}")
+        _build(alone, ["all"])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 FLAVOURS = ("plain", "sanitized", "races")
 SEEDS = (0, 1, 2, 3)
 CHECKS = ("warps", "grid", "clusters", "cooperation", "copies", "limits", "matrices")
-FAULTS_SOURCE = emulation.ROOT / "tools" / "cuda_emulation" / "tests" / "faults.cu"
+FAULTS_SOURCE = emulation.PROJECT / "tests" / "faults.cu"
 
 WRONG = "wrong result"
 """No diagnosis: the fault shows in the result, because the schedule or the memory's content brings it out."""
@@ -89,7 +89,7 @@ FAULTS = (
 
 
 def _run(flavour: str, *arguments: str, seed: int = 0, leaks: bool = True) -> tuple[int, str]:
-    emulation.build(*(f"cuda_emulation_self_test_{each}" for each in FLAVOURS))
+    emulation.build_self_tests()
     environment = {**os.environ, emulation.SEED_VARIABLE: str(seed), "ASAN_OPTIONS": f"detect_leaks={int(leaks)}"}
     result = subprocess.run(
         [emulation.RESULTS / f"cuda_emulation_self_test_{flavour}", *arguments],
@@ -156,7 +156,7 @@ def test_every_planted_fault_is_tested():
 @pytest.mark.parametrize(
     ("variables", "wrong"),
     [
-        ({"CUDA_EMULATION_ARCH": "80"}, "cudaErrorNotSupported"),
+        ({emulation.ARCHITECTURE_VARIABLE: "80"}, "cudaErrorNotSupported"),
         ({emulation.MULTIPROCESSORS_VARIABLE: "1"}, None),
     ],
     ids=str,
@@ -170,6 +170,6 @@ def test_device_of_choice(monkeypatch, variables, wrong):
 
 
 def test_the_same_seed_gives_the_same_schedule():
-    """A group is executed deterministically, so that a diagnosis can be repeated."""
+    """A block set is executed deterministically, so that a diagnosis can be repeated."""
     first, second = (_run("races", "cluster_write_too_late", "broken", seed=7) for _ in range(2))
     assert first == second

@@ -2,9 +2,7 @@
 // fails.
 #pragma once
 
-#ifdef CUDA_EMULATION
-#include "cuda_emulation/emulation.h"
-#else
+#ifndef CUDA_EMULATION
 extern "C" __host__ __device__ void __assert_fail(const char* assertion, const char* file, unsigned line,
                                                   const char* function) noexcept;
 #endif
@@ -15,7 +13,7 @@ namespace visionzip::cuda {
 __device__ __forceinline__ void device_assert(bool holds, const char* what) {
   if (holds) return;
 #ifdef CUDA_EMULATION
-  cuda_emulation::fail(what, cuda_emulation::Site::current());
+  cuda_emulation::fail(what);
 #else
   __assert_fail(what, "visionzip", 0, "cu_seqlens");
 #endif

@@ -1,6 +1,6 @@
 // Stands in for CUDA's cuda_runtime.h where kernels are compiled to be executed on the host, and is, as nvcc does it,
 // included before everything else.  The runtime's C interface is the toolkit's own cuda_runtime_api.h, of which
-// tools/cuda_emulation/runtime_api.cpp implements what this project calls.
+// src/runtime_api.cpp implements a part.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,4 +1,4 @@
-// cp.async: copies that a thread has asked for and that land later.
+// cp.async: copies that a thread has asked for and that complete later.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +13,17 @@ class AsyncCopies {
   struct Copy {
     void* to;
     const void* from;
-    unsigned bytes, copied;
+    unsigned bytes;
     Site site;
   };
 
   void add(const Copy& copy) { pending_.push_back(copy); }
-  void commit();                     // those since the last commit are a group
-  void land_all_but(size_t groups);  // the last `groups` groups may stay pending
-  static void land(const Copy& copy);
+  void commit();                         // those since the last commit are a group
+  void complete_all_but(size_t groups);  // the last `groups` groups may stay pending
 
  private:
+  static void complete(const Copy& copy);
+
   std::vector<Copy> pending_;
   std::vector<size_t> groups_;  // the number of copies of each, oldest first
   size_t committed_ = 0;        // of pending_

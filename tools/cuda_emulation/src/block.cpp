@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "block_set.h"
 #include "cuda_emulation/current.h"
-#include "group.h"
 
 namespace cuda_emulation {
 
@@ -64,8 +64,8 @@ Block::Block(Launch& launch, Cluster& cluster, unsigned rank, uint3 index, uint6
 
 void Block::start(Stacks& stacks, SharedMemory& shared) {
   memory = &shared;
-  memory->allow(true);
-  memory->forget();
+  memory->set_accessible(true);
+  memory->make_uninitialized();
   scheduler_ = context_of_this_thread();
   current.thread = nullptr;
   blockIdx = index;
@@ -88,7 +88,7 @@ void Block::start(Stacks& stacks, SharedMemory& shared) {
 void Block::finish() {
   exited = true;
   // Touched from now on by another block of the cluster, it is an error that AddressSanitizer reports.
-  if (memory != nullptr) memory->allow(false);
+  if (memory != nullptr) memory->set_accessible(false);
 }
 
 bool Block::has_ready() const {
@@ -126,7 +126,7 @@ void Block::suspend(Thread& thread, State state, Site site) {
 
 // --- the block's barrier ---
 
-BarrierResult Block::barrier(Thread& thread, bool predicate, Site site) {
+unsigned Block::barrier(Thread& thread, bool predicate, Site site) {
   if (live_ < threads.size()) {
     fail("block barrier: " + std::to_string(threads.size() - live_) + " of " + std::to_string(threads.size()) +
              " threads have left the kernel",
@@ -144,20 +144,20 @@ BarrierResult Block::barrier(Thread& thread, bool predicate, Site site) {
     suspend(thread, State::kAtBlockBarrier, site);
     return barrier_.result;
   }
-  barrier_.result = {barrier_.true_count, barrier_.true_count == live_, barrier_.true_count > 0};
+  barrier_.result = barrier_.true_count;
   barrier_.arrived = 0;
   races::block_barrier(*this);
   for (Thread& other : threads) {
     if (other.state == State::kAtBlockBarrier) other.state = State::kReady;
   }
-  cluster.group->note_progress();
+  cluster.block_set->note_progress();
   return barrier_.result;
 }
 
-// --- meetings of lanes ---
+// --- collectives of a warp ---
 
-void Block::meet(Thread& thread, unsigned mask, Meeting kind, void* argument, void (*complete)(void**, unsigned),
-                 Site site) {
+void Block::run_collective(Thread& thread, unsigned mask, Collective kind, void* argument,
+                           void (*complete)(void**, unsigned), Site site) {
   Warp& warp = warps_[thread.warp()];
   const unsigned lane = 1u << thread.lane();
   if ((mask & lane) == 0) fail("warp collective: the calling lane is not in its mask " + hexadecimal(mask), site);
@@ -167,30 +167,30 @@ void Block::meet(Thread& thread, unsigned mask, Meeting kind, void* argument, vo
          site);
   }
   const unsigned expected = mask & warp.lanes;  // lanes that a last warp does not have are not waited for
-  auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(),
-                              [mask](const PendingMeeting& m) { return m.mask == mask; });
-  if (meeting == warp.meetings.end()) {
-    warp.meetings.push_back({mask, 0, kind, site, {}});
-    meeting = warp.meetings.end() - 1;
-  } else if (meeting->kind != kind || (kind != Meeting::kSync && !same(meeting->site, site))) {
+  auto collective = std::find_if(warp.collectives.begin(), warp.collectives.end(),
+                                 [mask](const PendingCollective& m) { return m.mask == mask; });
+  if (collective == warp.collectives.end()) {
+    warp.collectives.push_back({mask, 0, kind, site, {}});
+    collective = warp.collectives.end() - 1;
+  } else if (collective->kind != kind || (kind != Collective::kSync && !same(collective->site, site))) {
     // Lanes may come to __syncwarp from different places, and to nothing else.
-    fail("divergent warp collective: other lanes of its mask wait at " + text_of(meeting->site), site);
+    fail("divergent warp collective: other lanes of its mask wait at " + text_of(collective->site), site);
   }
-  meeting->arguments[thread.lane()] = argument;
-  meeting->arrived |= lane;
-  if (meeting->arrived != expected) {
+  collective->arguments[thread.lane()] = argument;
+  collective->arrived |= lane;
+  if (collective->arrived != expected) {
     thread.mask = mask;
-    suspend(thread, State::kAtMeeting, site);
+    suspend(thread, State::kAtCollective, site);
     return;
   }
-  PendingMeeting met = *meeting;
-  warp.meetings.erase(meeting);
-  if (complete != nullptr) complete(met.arguments.data(), met.arrived);
-  if (kind == Meeting::kSync) races::sync_warp(*this, thread.warp(), met.arrived);
+  PendingCollective done = *collective;
+  warp.collectives.erase(collective);
+  if (complete != nullptr) complete(done.arguments.data(), done.arrived);
+  if (kind == Collective::kSync) races::sync_warp(*this, thread.warp(), done.arrived);
   for (unsigned l = 0; l < 32; l++) {
-    if ((met.arrived >> l & 1) != 0) threads[thread.warp() * 32 + l].state = State::kReady;
+    if ((done.arrived >> l & 1) != 0) threads[thread.warp() * 32 + l].state = State::kReady;
   }
-  cluster.group->note_progress();
+  cluster.block_set->note_progress();
 }
 
 // --- the end of a thread ---
@@ -200,14 +200,15 @@ void Block::exit(Thread& thread) {
     fail("a thread leaves the kernel while others of its block wait at the barrier", barrier_.site);
   }
   Warp& warp = warps_[thread.warp()];
-  for (const PendingMeeting& meeting : warp.meetings) {
-    if ((meeting.mask >> thread.lane() & 1) == 0) continue;
-    fail("a lane leaves the kernel while others of mask " + hexadecimal(meeting.mask) + " wait for it", meeting.site);
+  for (const PendingCollective& collective : warp.collectives) {
+    if ((collective.mask >> thread.lane() & 1) == 0) continue;
+    fail("a lane leaves the kernel while others of mask " + hexadecimal(collective.mask) + " wait for it",
+         collective.site);
   }
   cluster.exit(thread);
   warp.live &= ~(1u << thread.lane());
   live_--;
-  cluster.group->note_progress();
+  cluster.block_set->note_progress();
   suspend(thread, State::kExited, Site::current());
 }
 
@@ -230,7 +231,7 @@ std::string Block::waiting_threads() const {
     const char* where[] = {"does nothing but let others run", "waits at a block barrier", "waits at a warp collective",
                            "waits at a cluster barrier", ""};
     text += "\n  " + name_of(thread) + " " + where[static_cast<int>(thread.state)];
-    if (thread.state == State::kAtMeeting) text += " of mask " + hexadecimal(thread.mask);
+    if (thread.state == State::kAtCollective) text += " of mask " + hexadecimal(thread.mask);
     text += ", " + text_of(thread.site);
   }
   return text + "\n  block " + text_of(index) + ": " + std::to_string(waiting) + " of " +

@@ -22,7 +22,7 @@ namespace cuda_emulation {
 class Block;
 struct Cluster;
 
-enum class State : uint8_t { kReady, kAtBlockBarrier, kAtMeeting, kAtClusterBarrier, kExited };
+enum class State : uint8_t { kReady, kAtBlockBarrier, kAtCollective, kAtClusterBarrier, kExited };
 
 struct Thread {
   Block* block;
@@ -31,7 +31,7 @@ struct Thread {
   State state;
   Context context;
   Site site;             // of the call that it waits in
-  unsigned mask;         // of the meeting that it waits in
+  unsigned mask;         // of the collective that it waits in
   unsigned busy_steps;   // atomic accesses since it last let others run
   bool cluster_arrived;  // and did not wait yet
   Site cluster_arrival;
@@ -43,17 +43,20 @@ struct Thread {
   unsigned lane() const { return number % 32; }
 };
 
+// What lanes of a warp do together: those that wait for one another must wait for the same.
+enum class Collective : uint8_t { kSync, kShuffle, kVote, kMatch, kReduce, kMatrix };
+
 // Lanes of a warp that wait for one another.
-struct PendingMeeting {
+struct PendingCollective {
   unsigned mask, arrived;
-  Meeting kind;
+  Collective kind;
   Site site;
   std::array<void*, 32> arguments;
 };
 
 struct Warp {
   unsigned lanes, live;  // a block's last warp may have fewer than 32 lanes; live: those that have not exited
-  std::vector<PendingMeeting> meetings;
+  std::vector<PendingCollective> collectives;
 };
 
 class Block {
@@ -69,8 +72,9 @@ class Block {
   bool has_ready() const;
 
   // What threads do.  Each may end the launch.
-  BarrierResult barrier(Thread& thread, bool predicate, Site site);
-  void meet(Thread& thread, unsigned mask, Meeting kind, void* argument, void (*complete)(void**, unsigned), Site site);
+  unsigned barrier(Thread& thread, bool predicate, Site site);  // of how many the predicate was true
+  void run_collective(Thread& thread, unsigned mask, Collective kind, void* argument,
+                      void (*complete)(void** arguments, unsigned lanes), Site site);
   void exit(Thread& thread);
   void suspend(Thread& thread, State state, Site site);
 
@@ -89,7 +93,6 @@ class Block {
 
  private:
   void resume(Thread& thread);
-  bool complete_barrier();
 
   std::vector<Warp> warps_;
   std::vector<unsigned> order_;
@@ -98,13 +101,18 @@ class Block {
   struct {
     unsigned arrived = 0, true_count = 0;
     Site site;
-    BarrierResult result{};
+    unsigned result = 0;
   } barrier_;
 };
 
 // "block (0, 1, 0), thread (3, 0, 0)"
 std::string name_of(const Thread& thread);
 std::string text_of(const Site& site);
+
+// For the calling thread.  Returns once all lanes of `mask` have called it.  The last to come runs `complete` for all
+// of them: arguments[lane] is what that lane passed.
+void run_collective(unsigned mask, Collective kind, void* argument, void (*complete)(void** arguments, unsigned lanes),
+                    Site site);
 
 // Ends the launch that the calling thread belongs to.
 [[noreturn]] void fail(const std::string& what, Site site);

@@ -47,38 +47,8 @@ bool Device::attribute(cudaDeviceAttr attribute, int& value) const {
     case cudaDevAttrMultiProcessorCount:
       value = multiprocessors_;
       return true;
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      value = static_cast<int>(kSharedWithoutAsking);
-      return true;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       value = static_cast<int>(limits_->shared_of_block);
-      return true;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      value = static_cast<int>(limits_->shared);
-      return true;
-    case cudaDevAttrReservedSharedMemoryPerBlock:
-      value = static_cast<int>(kSharedOfSystem);
-      return true;
-    case cudaDevAttrMaxThreadsPerBlock:
-      value = 1024;
-      return true;
-    case cudaDevAttrMaxThreadsPerMultiProcessor:
-      value = limits_->threads;
-      return true;
-    case cudaDevAttrMaxBlocksPerMultiprocessor:
-      value = limits_->blocks;
-      return true;
-    case cudaDevAttrWarpSize:
-      value = 32;
-      return true;
-    case cudaDevAttrL2CacheSize:
-      value = 50 << 20;
-      return true;
-    case cudaDevAttrClusterLaunch:
-      value = has_clusters();
-      return true;
-    case cudaDevAttrCooperativeLaunch:
-      value = 1;
       return true;
     default:
       return false;

@@ -2,16 +2,16 @@
 #include <cstring>
 
 #include "block.h"
+#include "block_set.h"
 #include "cuda_emulation/current.h"
 #include "cuda_emulation/emulation.h"
-#include "group.h"
 #include "races.h"
 
 namespace cuda_emulation {
 
 // --- blocks ---
 
-BarrierResult block_barrier(bool predicate, Site site) {
+unsigned block_barrier(bool predicate, Site site) {
   Thread& thread = *current.thread;
   return thread.block->barrier(thread, predicate, site);
 }
@@ -25,12 +25,12 @@ void yield(Site site) {
 
 // --- warps ---
 
-unsigned lane() { return current.thread->lane(); }
-
-void meet(unsigned mask, Meeting kind, void* argument, void (*complete)(void**, unsigned), Site site) {
+void run_collective(unsigned mask, Collective kind, void* argument, void (*complete)(void**, unsigned), Site site) {
   Thread& thread = *current.thread;
-  thread.block->meet(thread, mask, kind, argument, complete, site);
+  thread.block->run_collective(thread, mask, kind, argument, complete, site);
 }
+
+void sync_warp(unsigned mask, Site site) { run_collective(mask, Collective::kSync, nullptr, nullptr, site); }
 
 namespace {
 
@@ -80,7 +80,7 @@ void complete_shuffle(void** arguments, unsigned lanes) {
 struct VoteArgument {
   uint64_t bits;
   unsigned result;
-  Reduction how;
+  unsigned (*combine)(unsigned, unsigned);
 };
 
 VoteArgument& vote_of(void** arguments, unsigned l) { return *static_cast<VoteArgument*>(arguments[l]); }
@@ -101,36 +101,13 @@ void complete_match(void** arguments, unsigned lanes) {
   });
 }
 
-unsigned combine(Reduction how, unsigned a, unsigned b) {
-  const auto i = static_cast<int>(a), j = static_cast<int>(b);
-  switch (how) {
-    case Reduction::kAdd:
-      return a + b;
-    case Reduction::kMin:
-      return a < b ? a : b;
-    case Reduction::kMax:
-      return a > b ? a : b;
-    case Reduction::kSignedMin:
-      return i < j ? a : b;
-    case Reduction::kSignedMax:
-      return i > j ? a : b;
-    case Reduction::kAnd:
-      return a & b;
-    case Reduction::kOr:
-      return a | b;
-    case Reduction::kXor:
-      return a ^ b;
-  }
-  return a;
-}
-
 void complete_reduction(void** arguments, unsigned lanes) {
   bool first = true;
   unsigned result = 0;
   for_each_lane(lanes, [&](unsigned l) {
     const VoteArgument& vote = vote_of(arguments, l);
     const auto value = static_cast<unsigned>(vote.bits);
-    result = first ? value : combine(vote.how, result, value);
+    result = first ? value : vote.combine(result, value);
     first = false;
   });
   for_each_lane(lanes, [&](unsigned l) { vote_of(arguments, l).result = result; });
@@ -141,25 +118,25 @@ void complete_reduction(void** arguments, unsigned lanes) {
 uint64_t shuffle(unsigned mask, Shuffle how, uint64_t bits, unsigned operand, unsigned width, Site site) {
   if (width == 0 || width > 32 || (width & (width - 1)) != 0) fail("shuffle: the width is no power of two", site);
   ShuffleArgument argument{how, bits, 0, operand, width, site};
-  meet(mask, Meeting::kShuffle, &argument, complete_shuffle, site);
+  run_collective(mask, Collective::kShuffle, &argument, complete_shuffle, site);
   return argument.result;
 }
 
 unsigned ballot(unsigned mask, bool predicate, Site site) {
-  VoteArgument argument{predicate, 0, {}};
-  meet(mask, Meeting::kVote, &argument, complete_ballot, site);
+  VoteArgument argument{predicate, 0, nullptr};
+  run_collective(mask, Collective::kVote, &argument, complete_ballot, site);
   return argument.result;
 }
 
 unsigned match_any(unsigned mask, uint64_t bits, Site site) {
-  VoteArgument argument{bits, 0, {}};
-  meet(mask, Meeting::kMatch, &argument, complete_match, site);
+  VoteArgument argument{bits, 0, nullptr};
+  run_collective(mask, Collective::kMatch, &argument, complete_match, site);
   return argument.result;
 }
 
-unsigned reduce(unsigned mask, Reduction how, unsigned value, Site site) {
-  VoteArgument argument{value, 0, how};
-  meet(mask, Meeting::kReduce, &argument, complete_reduction, site);
+unsigned reduce(unsigned mask, unsigned value, unsigned (*combine)(unsigned, unsigned), Site site) {
+  VoteArgument argument{value, 0, combine};
+  run_collective(mask, Collective::kReduce, &argument, complete_reduction, site);
   return argument.result;
 }
 
@@ -174,20 +151,22 @@ Cluster& cluster_of(const Thread& thread, Site site) {
 
 }  // namespace
 
-unsigned cluster_rank(Site site) {
+int cluster_rank(Site site) {
   cluster_of(*current.thread, site);
-  return current.thread->block->rank;
+  return static_cast<int>(current.thread->block->rank);
 }
 
-unsigned cluster_size(Site site) { return static_cast<unsigned>(cluster_of(*current.thread, site).blocks.size()); }
+int cluster_size(Site site) { return static_cast<int>(cluster_of(*current.thread, site).blocks.size()); }
 
-void cluster_arrive(Arrival arrival, Site site) {
-  cluster_of(*current.thread, site).arrive(*current.thread, arrival, site);
+void cluster_arrive(Site site) { cluster_of(*current.thread, site).arrive(*current.thread, Arrival::kRelease, site); }
+
+void cluster_arrive_relaxed(Site site) {
+  cluster_of(*current.thread, site).arrive(*current.thread, Arrival::kRelaxed, site);
 }
 
 void cluster_wait(Site site) { cluster_of(*current.thread, site).wait(*current.thread, site); }
 
-void* peer_address(const void* own, unsigned rank, Site site) {
+void* map_shared_rank(const void* own, unsigned rank, Site site) {
   const Cluster& cluster = cluster_of(*current.thread, site);
   if (rank >= cluster.blocks.size()) fail("no block " + std::to_string(rank) + " in this cluster", site);
   const Block& peer = *cluster.blocks[rank];
@@ -195,7 +174,7 @@ void* peer_address(const void* own, unsigned rank, Site site) {
     fail("block " + std::to_string(rank) + " of the cluster need not have started: a cluster barrier is missing", site);
   }
   if (peer.exited) fail("block " + std::to_string(rank) + " of the cluster has exited, and its shared memory", site);
-  void* address = current.thread->block->memory->same_place(own, *peer.memory);
+  void* address = current.thread->block->memory->address_in(own, *peer.memory);
   if (address == nullptr) fail("only shared memory has a counterpart in another block", site);
   return address;
 }
@@ -266,14 +245,6 @@ void check_aligned(const void* address, size_t alignment, Site site) {
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0) {
     fail("misaligned address: not a multiple of " + std::to_string(alignment), site);
   }
-}
-
-void note_read(const void* address, size_t bytes, Site site) {
-  races::access(address, bytes, races::Access::kRead, races::origin(site));
-}
-
-void note_write(void* address, size_t bytes, Site site) {
-  races::access(address, bytes, races::Access::kWrite, races::origin(site));
 }
 
 }  // namespace cuda_emulation

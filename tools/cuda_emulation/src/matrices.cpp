@@ -72,16 +72,16 @@ void load_matrices(uint32_t (&to)[4], const void* row, Site site) {
   require_matrix_products("ldmatrix", site);
   check_aligned(row, 16, site);
   if (!current.thread->block->memory->holds(row)) fail("ldmatrix: the row is not in this block's shared memory", site);
-  note_read(row, 16, site);
+  races::access(row, 16, races::Access::kRead, races::origin(site));
   LoadArgument argument{to, static_cast<const char*>(row)};
-  meet(kAllLanes, Meeting::kMatrix, &argument, complete_load, site);
+  run_collective(kAllLanes, Collective::kMatrix, &argument, complete_load, site);
 }
 
 void multiply_matrices(float (&d)[4], const uint32_t* a, const uint32_t* b, int depth, float (*element_of)(uint16_t),
                        Site site) {
   require_matrix_products("mma", site);
   ProductArgument argument{d, a, b, depth, element_of};
-  meet(kAllLanes, Meeting::kMatrix, &argument, complete_product, site);
+  run_collective(kAllLanes, Collective::kMatrix, &argument, complete_product, site);
 }
 
 }  // namespace cuda_emulation

@@ -14,7 +14,7 @@ namespace cuda_emulation::races {
 
 using Time = uint32_t;
 
-// Times of all threads of a group; never changed once it is shared.
+// Times of all threads of a block set; never changed once it is shared.
 struct Times {
   uint64_t id;
   std::vector<Time> of_thread;

@@ -12,7 +12,7 @@ namespace cuda_emulation::races {
 
 struct Record {
   Origin origin;
-  uint32_t group;  // of the launch's groups, and of all launches; 0: an empty record
+  uint32_t block_set;  // of the launch's block sets, and of all launches; 0: an empty record
   uint32_t thread, time;
   uint8_t bytes;  // a bit for each of the four
   Access access;

@@ -4,9 +4,9 @@
 #include <string>
 
 #include "block.h"
-#include "code_places.h"
 #include "cuda_emulation/current.h"
 #include "races.h"
+#include "symbolize.h"
 
 namespace {
 
@@ -20,7 +20,7 @@ void note(const void* address, size_t bytes, Access access, const void* code) {
 // Accesses that the compiler takes to be aligned are made by instructions that demand it.
 void note_aligned(const void* address, size_t bytes, Access access, const void* code) {
   if (current.thread != nullptr && reinterpret_cast<uintptr_t>(address) % bytes != 0) {
-    fail("misaligned access of " + std::to_string(bytes) + " bytes", text_of_code(code));
+    fail("misaligned access of " + std::to_string(bytes) + " bytes", symbolize(code));
   }
   note(address, bytes, access, code);
 }

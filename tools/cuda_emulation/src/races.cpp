@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "block.h"
-#include "code_places.h"
+#include "block_set.h"
 #include "cuda_emulation/current.h"
-#include "group.h"
 #include "race_history.h"
+#include "symbolize.h"
 
 namespace cuda_emulation::races {
 
@@ -28,10 +28,10 @@ struct Race {
 // Of the launch that is executed.
 struct Checker {
   History history;
-  uint32_t last_group = 0, first_group = 0;         // first_group: of this launch
-  std::vector<std::vector<uint3>> blocks_of_group;  // their indices, from first_group on
-  Group* group = nullptr;                           // that is executed
-  unsigned group_threads = 0;
+  uint32_t last_block_set = 0, first_block_set = 0;  // first_block_set: of this launch
+  std::vector<std::vector<uint3>> blocks_of_set;     // their indices, from first_block_set on
+  BlockSet* block_set = nullptr;                     // that is executed
+  unsigned block_set_threads = 0;
   std::unordered_map<const void*, SharedTimes> released;  // by fenced atomics, at global addresses
   std::vector<Race> races;
   std::set<std::tuple<const void*, uint32_t, const void*, uint32_t>> reported;
@@ -42,11 +42,11 @@ Checker& checker() {
   return *one;
 }
 
-// The block of the group whose shared memory this is; null: it is global.
+// The block of the block set whose shared memory this is; null: it is global.
 const Block* owner_of(const void* address) {
   const Block& own = *current.thread->block;
   if (own.memory->holds(address)) return &own;
-  for (const auto& block : checker().group->blocks) {
+  for (const auto& block : checker().block_set->blocks) {
     if (block->memory != nullptr && block->memory->holds(address)) return block.get();
   }
   return nullptr;
@@ -78,9 +78,9 @@ void report(const Record& first, const Record& second, uintptr_t address) {
 }
 
 bool is_ordered(const Record& old, const Record& now, const Knowledge& knowledge) {
-  if (old.group != now.group) return false;
-  // Until it lands, a copy is ordered before nothing, not even what the thread that issued it does.
-  if (old.access == Access::kCopyIssue) return now.access == Access::kCopyLanding && now.thread == old.thread;
+  if (old.block_set != now.block_set) return false;
+  // Until it completes, a copy is ordered before nothing, not even what the thread that issued it does.
+  if (old.access == Access::kCopyIssue) return now.access == Access::kCopyCompletion && now.thread == old.thread;
   return knowledge.includes(old.thread, old.time);
 }
 
@@ -89,10 +89,11 @@ void check_word(Word& word, const Record& now, const Knowledge& knowledge, const
                 uintptr_t word_address) {
   Record* place = nullptr;
   for (Record& old : word) {
-    // Another group's accesses to what is shared memory are those of a block that used it before.
-    const bool stale = old.group < checker().first_group || (old.group != now.group && owner_of(address) != nullptr);
+    // Another block set's accesses to what is shared memory are those of a block that used it before.
+    const bool stale =
+        old.block_set < checker().first_block_set || (old.block_set != now.block_set && owner_of(address) != nullptr);
     if (stale) {
-      old.group = 0;
+      old.block_set = 0;
       place = &old;
       continue;
     }
@@ -105,24 +106,24 @@ void check_word(Word& word, const Record& now, const Knowledge& knowledge, const
     const bool covered = (old.bytes & ~now.bytes) == 0 && (writes(now.access) || !writes(old.access)) &&
                          (!is_atomic(now.access) || is_atomic(old.access));
     if (ordered && covered) {
-      old.group = 0;
+      old.block_set = 0;
       place = &old;
     }
   }
-  static unsigned turn = 0;
-  (place != nullptr ? *place : word[turn++ % word.size()]) = now;
+  static unsigned next = 0;
+  (place != nullptr ? *place : word[next++ % word.size()]) = now;
 }
 
 std::string text_of(const Origin& origin) {
-  if (origin.line == 0) return text_of_code(origin.where);
+  if (origin.line == 0) return symbolize(origin.where);
   return std::string(static_cast<const char*>(origin.where)) + ":" + std::to_string(origin.line);
 }
 
 std::string text_of_thread(const Record& record) {
   const Checker& c = checker();
-  const Launch& launch = c.group->launch;
+  const Launch& launch = c.block_set->launch;
   const unsigned per_block = launch.threads_per_block();
-  const uint3 block = c.blocks_of_group[record.group - c.first_group][record.thread / per_block];
+  const uint3 block = c.blocks_of_set[record.block_set - c.first_block_set][record.thread / per_block];
   const unsigned t = record.thread % per_block;
   char text[128];
   std::snprintf(text, sizeof text, "block (%u, %u, %u), thread (%u, %u, %u)", block.x, block.y, block.z,
@@ -143,23 +144,23 @@ std::string text_of(const Record& record) {
 
 void begin_launch(const Launch&) {
   Checker& c = checker();
-  c.first_group = c.last_group + 1;
-  c.blocks_of_group.clear();
+  c.first_block_set = c.last_block_set + 1;
+  c.blocks_of_set.clear();
   c.races.clear();
   c.reported.clear();
 }
 
-void begin_group(Group& group) {
+void begin_block_set(BlockSet& block_set) {
   Checker& c = checker();
-  c.last_group++;
-  c.group = &group;
-  c.group_threads = static_cast<unsigned>(group.blocks.size()) * group.launch.threads_per_block();
+  c.last_block_set++;
+  c.block_set = &block_set;
+  c.block_set_threads = static_cast<unsigned>(block_set.blocks.size()) * block_set.launch.threads_per_block();
   c.released.clear();
-  auto& indices = c.blocks_of_group.emplace_back();
-  for (const auto& block : group.blocks) indices.push_back(block->index);
+  auto& indices = c.blocks_of_set.emplace_back();
+  for (const auto& block : block_set.blocks) indices.push_back(block->index);
 }
 
-void end_group(Launch& launch) {
+void end_block_set(Launch& launch) {
   Checker& c = checker();
   if (c.races.empty()) return;
   std::string text;
@@ -189,7 +190,7 @@ void access(const void* address, size_t bytes, Access access, Origin origin) {
   }
   const Knowledge& knowledge = thread.clock.knowledge;
   Checker& c = checker();
-  Record record{origin, c.last_group, knowledge.thread, knowledge.now, 0, access};
+  Record record{origin, c.last_block_set, knowledge.thread, knowledge.now, 0, access};
   const auto begin = reinterpret_cast<uintptr_t>(address), end = begin + bytes;
   for (uintptr_t word = begin & ~uintptr_t{3}; word < end; word += 4) {
     record.bytes = 0;
@@ -203,7 +204,7 @@ void access(const void* address, size_t bytes, Access access, Origin origin) {
 // --- what orders them ---
 
 void block_barrier(Block& block) {
-  Union all(checker().group_threads);
+  Union all(checker().block_set_threads);
   for (const Thread& thread : block.threads) all.add(thread.clock.knowledge);
   const SharedTimes known = all.share();
   for (Thread& thread : block.threads) {
@@ -238,7 +239,7 @@ void sync_warp(Block& block, unsigned warp, unsigned lanes) {
 void cluster_arrive(Thread& thread, Arrival arrival) {
   if (arrival == Arrival::kRelaxed) return;
   ClusterClock& clock = thread.block->cluster.clock;
-  if (!clock.arriving) clock.arriving = std::make_unique<Union>(checker().group_threads);
+  if (!clock.arriving) clock.arriving = std::make_unique<Union>(checker().block_set_threads);
   clock.arriving->add(thread.clock.knowledge);
   thread.clock.knowledge.now++;
 }
@@ -272,7 +273,7 @@ void atomic_read(Thread& thread, const void* address, bool acquire) {
 void atomic_write(Thread& thread, const void* address) {
   if (!thread.clock.at_last_fence || owner_of(address) != nullptr) return;
   SharedTimes& released = checker().released[address];
-  Union all(checker().group_threads);
+  Union all(checker().block_set_threads);
   all.add(released);
   all.add(*thread.clock.at_last_fence);
   released = all.share();

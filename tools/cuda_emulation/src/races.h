@@ -5,10 +5,10 @@
 // an atomic that is fenced (or acquired) on both sides.  Shuffles and votes order nothing: so CUDA defines them.
 //
 // It sees shared memory, that of other blocks of the cluster included, and global memory, between blocks too.  Blocks
-// of different groups are never ordered, so no pattern by which they wait for one another (such as "the last block to
-// finish") can be checked without a cooperative launch.  Copies by memcpy are not seen.  Of each 4 bytes the last few
-// accesses are remembered, and one execution is seen: that it finds nothing proves nothing about other schedules, and
-// nothing about memory ordering within what it takes to be ordered.
+// of different block sets are never ordered, so no pattern by which they wait for one another (such as "the last block
+// to finish") can be checked without a cooperative launch.  Copies by memcpy are not seen.  Of each 4 bytes the last
+// few accesses are remembered, and one execution is seen: that it finds nothing proves nothing about other schedules,
+// and nothing about memory ordering within what it takes to be ordered.
 #pragma once
 
 #include <cstddef>
@@ -23,16 +23,19 @@
 namespace cuda_emulation {
 
 class Block;
-class Group;
+class BlockSet;
 struct Cluster;
 struct Launch;
 struct Thread;
 
+// At a cluster's barrier.  A relaxed arrival orders no memory accesses.
+enum class Arrival : uint8_t { kRelease, kRelaxed };
+
 namespace races {
 
-// An asynchronous copy writes at some time between its issue and its landing, when the thread that issued it waits for
-// it.
-enum class Access : uint8_t { kRead, kWrite, kAtomicRead, kAtomicWrite, kCopyIssue, kCopyLanding };
+// An asynchronous copy writes at some time between its issue and its completion, when the thread that issued it waits
+// for it.
+enum class Access : uint8_t { kRead, kWrite, kAtomicRead, kAtomicWrite, kCopyIssue, kCopyCompletion };
 
 // What made an access: a place in the code, or where line is not 0, a line of the file that `where` names.
 struct Origin {
@@ -47,8 +50,8 @@ inline Origin origin(const Site& site) { return {site.file_name(), site.line()};
 constexpr bool kBuiltIn = true;
 
 void begin_launch(const Launch& launch);
-void begin_group(Group& group);
-void end_group(Launch& launch);
+void begin_block_set(BlockSet& block_set);
+void end_block_set(Launch& launch);
 
 void start(Thread& thread);
 void access(const void* address, size_t bytes, Access access, Origin origin);
@@ -70,8 +73,8 @@ struct ThreadClock {};
 struct ClusterClock {};
 
 inline void begin_launch(const Launch&) {}
-inline void begin_group(Group&) {}
-inline void end_group(Launch&) {}
+inline void begin_block_set(BlockSet&) {}
+inline void end_block_set(Launch&) {}
 inline void start(Thread&) {}
 inline void access(const void*, size_t, Access, Origin) {}
 inline void block_barrier(Block&) {}

@@ -1,5 +1,5 @@
-// The CUDA runtime's C interface, as far as this project calls it, for one emulated device.  Streams are ignored: what
-// is asked for has happened when the call returns.
+// The CUDA runtime's C interface, as far as programs that were executed here call it, for one emulated device.  Streams
+// are ignored: what is asked for has happened when the call returns.
 #include "cuda_emulation/runtime_api.h"
 
 #include <algorithm>
@@ -29,6 +29,29 @@ std::string& last_diagnosis() {
 cudaError_t note(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
+}
+
+const char* name_of(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidClusterSize:
+      return "cudaErrorInvalidClusterSize";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "cudaErrorCooperativeLaunchTooLarge";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    default:
+      return "an error that the emulation has no name for";
+  }
 }
 
 // What cudaFuncSetAttribute has set.
@@ -121,49 +144,17 @@ extern "C" {
 
 cudaError_t cudaGetLastError() { return std::exchange(cuda_emulation::last_error, cudaSuccess); }
 
-cudaError_t cudaPeekAtLastError() { return cuda_emulation::last_error; }
-
-const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorInvalidValue:
-      return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-      return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration:
-      return "cudaErrorInvalidConfiguration";
-    case cudaErrorInvalidClusterSize:
-      return "cudaErrorInvalidClusterSize";
-    case cudaErrorCooperativeLaunchTooLarge:
-      return "cudaErrorCooperativeLaunchTooLarge";
-    case cudaErrorNotSupported:
-      return "cudaErrorNotSupported";
-    case cudaErrorLaunchFailure:
-      return "cudaErrorLaunchFailure";
-    default:
-      return "an error that the emulation has no name for";
-  }
-}
-
 const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaErrorLaunchFailure) return cuda_emulation::last_diagnosis().c_str();
-  return cudaGetErrorName(error);
+  return cuda_emulation::name_of(error);
 }
 
 // --- the device ---
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-
-cudaError_t cudaSetDevice(int device) { return note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return note(Device(read_settings()).attribute(attribute, *value) ? cudaSuccess : cudaErrorInvalidValue);
@@ -176,16 +167,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->major = device.arch() / 10;
   properties->minor = device.arch() % 10;
   properties->multiProcessorCount = device.multiprocessors();
-  properties->warpSize = 32;
-  properties->maxThreadsPerBlock = 1024;
-  properties->maxThreadsPerMultiProcessor = device.limits().threads;
-  properties->maxBlocksPerMultiProcessor = device.limits().blocks;
-  properties->sharedMemPerBlock = cuda_emulation::kSharedWithoutAsking;
-  properties->sharedMemPerBlockOptin = device.limits().shared_of_block;
-  properties->sharedMemPerMultiprocessor = device.limits().shared;
-  properties->reservedSharedMemPerBlock = cuda_emulation::kSharedOfSystem;
-  properties->l2CacheSize = 50 << 20;
-  properties->cooperativeLaunch = 1;
   return cudaSuccess;
 }
 
@@ -203,20 +184,9 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
     case cudaFuncAttributeNonPortableClusterSizeAllowed:
       attributes.large_clusters = value != 0;
       return cudaSuccess;
-    case cudaFuncAttributePreferredSharedMemoryCarveout:
-      return cudaSuccess;
     default:
       return note(cudaErrorInvalidValue);
   }
-}
-
-// Registers and static shared memory are not known here.
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
-  *attributes = cudaFuncAttributes{};
-  attributes->maxThreadsPerBlock = 1024;
-  attributes->maxDynamicSharedSizeBytes = static_cast<int>(cuda_emulation::attributes_of(function).dynamic_shared);
-  attributes->binaryVersion = Device(read_settings()).arch();
-  return cudaSuccess;
 }
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t shared) {
@@ -252,10 +222,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-}
-
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   std::memset(memory, value, bytes);
   return cudaSuccess;
@@ -265,10 +231,6 @@ cudaError_t cudaMemset2DAsync(void* memory, size_t pitch, int value, size_t widt
   for (size_t row = 0; row < height; row++) std::memset(static_cast<char*>(memory) + row * pitch, value, width);
   return cudaSuccess;
 }
-
-cudaError_t cudaMemset(void* memory, int value, size_t bytes) { return cudaMemsetAsync(memory, value, bytes, nullptr); }
-
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 

@@ -66,7 +66,7 @@ SharedMemory::SharedMemory(size_t dynamic_bytes) : dynamic_bytes_(dynamic_bytes)
   if (posix_memalign(&memory, 1024, dynamic_bytes + kAlignment) != 0) std::abort();
   allocation_ = static_cast<char*>(memory);
   dynamic_ = allocation_ + kAlignment;
-  allow(false);
+  set_accessible(false);
 }
 
 SharedMemory::~SharedMemory() {
@@ -74,7 +74,7 @@ SharedMemory::~SharedMemory() {
   std::free(allocation_);
 }
 
-void SharedMemory::forget() {
+void SharedMemory::make_uninitialized() {
   // The emulation's own variables lie among the kernels'.
   const OwnVariables saved{current, threadIdx, blockIdx, blockDim, gridDim};
   std::memset(variables_, 0xff, variable_bytes_);
@@ -82,7 +82,7 @@ void SharedMemory::forget() {
   std::memset(dynamic_, 0xff, dynamic_bytes_);
 }
 
-void SharedMemory::allow(bool accessible) {
+void SharedMemory::set_accessible(bool accessible) {
   ASAN_POISON_MEMORY_REGION(allocation_, dynamic_bytes_ + kAlignment);
   if (accessible) ASAN_UNPOISON_MEMORY_REGION(dynamic_, dynamic_bytes_);
 }
@@ -91,7 +91,7 @@ bool SharedMemory::holds(const void* address) const {
   return within(address, dynamic_, dynamic_bytes_) || within(address, variables_, variable_bytes_);
 }
 
-void* SharedMemory::same_place(const void* address, const SharedMemory& other) const {
+void* SharedMemory::address_in(const void* address, const SharedMemory& other) const {
   // One past the end as well: a pointer may stand there, and be mapped.
   const auto* at = static_cast<const char*>(address);
   if (within(address, dynamic_, dynamic_bytes_ + 1)) return other.dynamic_ + (at - dynamic_);

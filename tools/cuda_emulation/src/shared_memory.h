@@ -18,15 +18,15 @@ class SharedMemory {
   void* dynamic() const { return dynamic_; }
 
   // Nothing is in shared memory when a block starts: all bits are set, which floats read as NaN.
-  void forget();
+  void make_uninitialized();
 
   // Whether the block's dynamic shared memory may be touched: from its start to its end.
-  void allow(bool accessible);
+  void set_accessible(bool accessible);
 
   bool holds(const void* address) const;
 
   // The address in `other` of what is at `address` here; null if that is no shared memory.
-  void* same_place(const void* address, const SharedMemory& other) const;
+  void* address_in(const void* address, const SharedMemory& other) const;
 
  private:
   char* variables_;  // the thread-local storage

@@ -3,8 +3,8 @@
 #include <ucontext.h>
 
 #include "block.h"
-#include "code_places.h"
 #include "cuda_emulation/current.h"
+#include "symbolize.h"
 
 namespace cuda_emulation {
 
@@ -25,7 +25,7 @@ void handle(int signal, siginfo_t*, void* context) {
     return;
   }
   const auto* registers = static_cast<const ucontext_t*>(context)->uc_mcontext.gregs;
-  const std::string place = text_of_code(reinterpret_cast<const char*>(registers[REG_RIP]) + 1);
+  const std::string place = symbolize(reinterpret_cast<const char*>(registers[REG_RIP]) + 1);
   fail(signal == SIGFPE ? "integer division by zero" : "access to an invalid address", place);
 }
 

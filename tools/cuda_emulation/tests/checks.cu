@@ -1,20 +1,17 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "checks.h"
-#include "cuda/kernels/dynamic_shared.cuh"
-#include "cuda/kernels/element.cuh"
-#include "cuda/kernels/launch.h"
-#include "cuda/kernels/ptx.cuh"
 #include "faults.h"
+#include "launch.h"
 
 namespace cuda_emulation::tests {
-
-namespace cuda = visionzip::cuda;
-namespace ptx = visionzip::cuda::ptx;
-using cuda::LaunchShape;
 
 namespace {
 
@@ -53,7 +50,7 @@ std::string check_warps() {
   constexpr unsigned kThreads = 96;
   std::vector<unsigned> results(kThreads * kWarpResults);
   const LaunchShape shape{1, kThreads};
-  if (auto error = text_of(launch(warp_functions, shape, nullptr, WarpParams{results.data()})); !error.empty()) {
+  if (auto error = text_of(launch(warp_functions, shape, WarpParams{results.data()})); !error.empty()) {
     return error;
   }
   for (unsigned t = 0; t < kThreads; t++) {
@@ -126,24 +123,24 @@ struct SumParams {
 __global__ void cluster_sum(SumParams p) {
   __shared__ float of_warps[32];
   __shared__ float received[16];
-  const int rank = ptx::cluster_rank(), size = ptx::cluster_size(), cluster = static_cast<int>(blockIdx.x) / size;
-  ptx::cluster_arrive_relaxed();
+  const int rank = cluster_rank(), size = cluster_size(), cluster = static_cast<int>(blockIdx.x) / size;
+  cluster_arrive_relaxed();
   float sum = 0;
   for (int i = rank * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x); i < p.n;
        i += size * static_cast<int>(blockDim.x)) {
-    sum += cuda::widen(p.in[cluster * p.n + i]);
+    sum += __half2float(p.in[cluster * p.n + i]);
   }
   for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(kAllLanes, sum, o);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
   __syncthreads();
-  ptx::cluster_wait();  // all blocks have started
+  cluster_wait();  // all blocks have started
   if (threadIdx.x == 0) {
     sum = 0;
     for (unsigned w = 0; w < blockDim.x / 32; w++) sum += of_warps[w];
-    for (int r = 0; r < size; r++) ptx::cluster_peer(received, static_cast<unsigned>(r))[rank] = sum;
+    for (int r = 0; r < size; r++) map_shared_rank(received, static_cast<unsigned>(r))[rank] = sum;
   }
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  cluster_arrive();
+  cluster_wait();
   if (rank != 0 || threadIdx.x != 0) return;
   sum = 0;
   for (int r = 0; r < size; r++) sum += received[r];
@@ -159,7 +156,7 @@ std::string check_clusters() {
     LaunchShape shape{size * kClusters, 64};
     shape.cluster_blocks = size;
     const SumParams params{in.data(), out.data(), kNumbers};
-    if (auto error = text_of(launch(cluster_sum, shape, nullptr, params)); !error.empty()) return error;
+    if (auto error = text_of(launch(cluster_sum, shape, params)); !error.empty()) return error;
     for (int c = 0; c < kClusters; c++) {
       float expected = 0;
       for (int i = 0; i < kNumbers; i++) expected += static_cast<float>((c * kNumbers + i) % 7);
@@ -184,7 +181,7 @@ __global__ void rotate(RotateParams p) {
       to[blockIdx.x] = from[(blockIdx.x + 1) % gridDim.x];
       __threadfence();
       atomicAdd(p.counter, 1u);
-      while (ptx::load_acquire(p.counter) < (round + 1) * gridDim.x) __nanosleep(32);
+      while (load_acquire(p.counter, sizeof *p.counter) < (round + 1) * gridDim.x) __nanosleep(32);
       __threadfence();
     }
   }
@@ -200,7 +197,7 @@ std::string check_cooperation() {
   LaunchShape shape{kBlocks, 32};
   shape.cooperative = true;
   const RotateParams params{numbers.data(), &counter, kRounds};
-  if (auto error = text_of(launch(rotate, shape, nullptr, params)); !error.empty()) return error;
+  if (auto error = text_of(launch(rotate, shape, params)); !error.empty()) return error;
   for (unsigned i = 0; i < kBlocks; i++) {
     if (numbers[kRounds % 2 * kBlocks + i] != static_cast<float>((i + kRounds) % kBlocks)) return "a block's number";
   }
@@ -217,16 +214,16 @@ struct StreamParams {
 constexpr int kTile = 128;  // numbers; four of each of 32 threads
 
 __global__ void stream(StreamParams p) {
-  auto* tiles = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* tiles = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x);
   const auto load = [&](int tile) {
-    if (tile < p.tiles) ptx::copy_async16(tiles + tile % 2 * kTile + 4 * t, p.in + tile * kTile + 4 * t);
-    ptx::copy_async_commit();
+    if (tile < p.tiles) copy_async(tiles + tile % 2 * kTile + 4 * t, p.in + tile * kTile + 4 * t, 16);
+    commit_copies();
   };
   load(0);
   for (int tile = 0; tile < p.tiles; tile++) {
     load(tile + 1);
-    ptx::copy_async_wait<1>();
+    wait_for_copies(1);
     __syncthreads();
     for (int i = t; i < kTile; i += 32) p.out[tile * kTile + i] = 2 * tiles[tile % 2 * kTile + kTile - 1 - i];
     __syncthreads();
@@ -241,8 +238,7 @@ std::string check_copies() {
   for (int i = 0; i < kTiles * kTile; i++) in.get()[i] = static_cast<float>(i);
   LaunchShape shape{1, 32};
   shape.shared_bytes = 2 * kTile * sizeof(float);
-  if (auto error = text_of(launch(stream, shape, nullptr, StreamParams{in.get(), out.data(), kTiles}));
-      !error.empty()) {
+  if (auto error = text_of(launch(stream, shape, StreamParams{in.get(), out.data(), kTiles})); !error.empty()) {
     return error;
   }
   for (int i = 0; i < kTiles * kTile; i++) {
@@ -261,21 +257,21 @@ struct MatrixParams {
 constexpr int kDepth = 24;
 
 template <class T>
-__global__ void multiply_matrices(MatrixParams p) {
-  auto* a = reinterpret_cast<T*>(cuda::dynamic_shared());
+__global__ void multiply(MatrixParams p) {
+  auto* a = reinterpret_cast<T*>(dynamic_shared());
   T* b = a + 16 * kDepth;
   const int lane = static_cast<int>(threadIdx.x);
   for (int i = lane; i < 16 * kDepth; i += 32) a[i] = static_cast<const T*>(p.a)[i];
   for (int i = lane; i < 8 * kDepth; i += 32) b[i] = static_cast<const T*>(p.b)[i];
   __syncthreads();
   uint32_t of_a[4], of_b[4], last[4];
-  ptx::load_matrices(of_a, a + lane % 16 * kDepth + lane / 16 * 8);
-  ptx::load_matrices(of_b, b + lane % 8 * kDepth + lane / 8 % 2 * 8);
+  load_matrices(of_a, a + lane % 16 * kDepth + lane / 16 * 8);
+  load_matrices(of_b, b + lane % 8 * kDepth + lane / 8 % 2 * 8);
   // Rows of a, and again those of b.
-  ptx::load_matrices(last, lane < 16 ? a + lane * kDepth + 16 : b + lane % 8 * kDepth + 16);
+  load_matrices(last, lane < 16 ? a + lane * kDepth + 16 : b + lane % 8 * kDepth + 16);
   float d[4] = {};
-  ptx::multiply_16x8x16<T>(d, of_a, of_b[0], of_b[1]);
-  ptx::multiply_16x8x8<T>(d, last[0], last[1], last[2]);
+  multiply_matrices<T>(d, of_a, of_b, 16);
+  multiply_matrices<T>(d, last, last + 2, 8);
   for (int i = 0; i < 4; i++) p.d[(lane / 4 + i / 2 * 8) * 8 + 2 * (lane % 4) + i % 2] = d[i];
 }
 
@@ -291,8 +287,7 @@ std::string check_matrices_of(const char* name, T (*narrow)(float)) {
   std::vector<float> d(16 * 8);
   LaunchShape shape{1, 32};
   shape.shared_bytes = 24 * kDepth * sizeof(T);
-  if (auto error = text_of(launch(multiply_matrices<T>, shape, nullptr, MatrixParams{a.data(), b.data(), d.data()}));
-      !error.empty()) {
+  if (auto error = text_of(launch(multiply<T>, shape, MatrixParams{a.data(), b.data(), d.data()})); !error.empty()) {
     return error;
   }
   for (int i = 0; i < 16; i++) {
@@ -323,7 +318,7 @@ std::string check_limits() {
     shape.shared_bytes = shared;
     shape.cluster_blocks = cluster;
     shape.cooperative = cooperative;
-    const cudaError_t error = launch(nothing, shape, nullptr, WarpParams{});
+    const cudaError_t error = launch(nothing, shape, WarpParams{});
     return cudaGetLastError() == error ? error : cudaErrorUnknown;
   };
   if (error_of(1, 1024, 227 << 10, 1, false) != cudaSuccess) return "227 KiB of shared memory";

@@ -1,21 +1,18 @@
+#include <cuda_fp16.h>
+
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <vector>
 
-#include "cuda/kernels/dynamic_shared.cuh"
-#include "cuda/kernels/launch.h"
-#include "cuda/kernels/ptx.cuh"
 #include "faults.h"
+#include "launch.h"
 
 // Every kernel copies `in` to `out` in a way of its own; with p.broken, against a rule.  The line to be blamed carries
-// the test's name in a comment, which python_tests/test_emulation.py looks for.  Exchanges are between thread t and the
-// thread at the other end of its block or warp, so that no order of threads hides a missing barrier.
+// the test's name in a comment, for whoever runs it to look for.  Exchanges are between thread t and the thread at the
+// other end of its block or warp, so that no order of threads hides a missing barrier.
 namespace cuda_emulation::tests {
-
-namespace cuda = visionzip::cuda;
-namespace ptx = visionzip::cuda::ptx;
 
 namespace {
 
@@ -122,7 +119,7 @@ __global__ void left_before_collective(FaultParams p) {
 __device__ float load_as_matrix(const float* numbers, int shift, Site site) {
   const int lane = static_cast<int>(threadIdx.x % 32), first = static_cast<int>(threadIdx.x) - lane;
   uint32_t words[4];
-  ptx::load_matrices(words, numbers + first + lane % 8 * 4 + shift, site);
+  load_matrices(words, numbers + first + lane % 8 * 4 + shift, site);
   return __uint_as_float(words[0]);
 }
 
@@ -153,7 +150,7 @@ __global__ void product_without_all_lanes(FaultParams p) {
   float d[4] = {p.in[own_index()], 0, 0, 0};
   const uint32_t zeros[4] = {};
   if (!p.broken || threadIdx.x % 32 < 30) {
-    ptx::multiply_16x8x16<__half>(d, zeros, 0, 0);  // blamed: product_without_all_lanes
+    multiply_matrices<__half>(d, zeros, zeros, 16);  // blamed: product_without_all_lanes
   }
   p.out[own_index()] = d[0];
 }
@@ -161,7 +158,7 @@ __global__ void product_without_all_lanes(FaultParams p) {
 // ---- memory ----
 
 __global__ void dynamic_shared_too_small(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x);
   numbers[t + (p.broken && t == kFaultThreads - 1)] = p.in[own_index()];  // blamed: dynamic_shared_too_small
   if (!p.broken) p.out[own_index()] = numbers[t];
@@ -198,27 +195,27 @@ __global__ void misaligned_vector(FaultParams p) {
 }
 
 __global__ void misaligned_copy(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int i = static_cast<int>(threadIdx.x) * 4, base = static_cast<int>(blockIdx.x) * kFaultThreads;
   if (i >= kFaultThreads) return;
   const int shift = p.broken && i == 8 ? 1 : 0;
-  ptx::copy_async16(numbers + i, p.in + base + i + shift);  // blamed: misaligned_copy
-  ptx::copy_async_commit();
-  ptx::copy_async_wait<0>();
+  copy_async(numbers + i, p.in + base + i + shift, 16);  // blamed: misaligned_copy
+  commit_copies();
+  wait_for_copies(0);
   for (int e = 0; e < 4; e++) p.out[base + i + e] = numbers[i + e];
 }
 
 // Two groups of copies are on their way; the first is waited for, or neither.
 __global__ void missing_copy_wait(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x), base = static_cast<int>(blockIdx.x) * kFaultThreads;
-  if (t < kFaultThreads / 4) ptx::copy_async16(numbers + 4 * t, p.in + base + 4 * t);
-  ptx::copy_async_commit();
-  ptx::copy_async_commit();
+  if (t < kFaultThreads / 4) copy_async(numbers + 4 * t, p.in + base + 4 * t, 16);
+  commit_copies();
+  commit_copies();
   if (p.broken) {
-    ptx::copy_async_wait<2>();
+    wait_for_copies(2);
   } else {
-    ptx::copy_async_wait<1>();
+    wait_for_copies(1);
   }
   __syncthreads();
   p.out[base + t] = numbers[t];  // blamed: missing_copy_wait
@@ -226,32 +223,32 @@ __global__ void missing_copy_wait(FaultParams p) {
 
 // The buffer of a copy is still being read when the next copy is issued.
 __global__ void copy_into_buffer_in_use(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x), base = static_cast<int>(blockIdx.x) * kFaultThreads;
   numbers[t] = p.in[base + t];
   __syncthreads();
   p.out[base + mirrored(t)] = numbers[mirrored(t)];
   if (!p.broken) __syncthreads();
-  if (t < kFaultThreads / 4) ptx::copy_async16(numbers + 4 * t, p.in + 4 * t);  // blamed: copy_into_buffer_in_use
-  ptx::copy_async_commit();
-  ptx::copy_async_wait<0>();
+  if (t < kFaultThreads / 4) copy_async(numbers + 4 * t, p.in + 4 * t, 16);  // blamed: copy_into_buffer_in_use
+  commit_copies();
+  wait_for_copies(0);
 }
 
 // ---- clusters ----
 
 __device__ void whole_cluster_barrier() {
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  cluster_arrive();
+  cluster_wait();
 }
 
 // Each block takes its numbers from the other one's shared memory.
 __global__ void cluster_read_too_early(FaultParams p) {
   __shared__ float numbers[kFaultThreads];
-  const int t = static_cast<int>(threadIdx.x), peer = 1 - ptx::cluster_rank();
+  const int t = static_cast<int>(threadIdx.x), peer = 1 - cluster_rank();
   whole_cluster_barrier();
   numbers[t] = p.in[own_index()];
   if (!p.broken) whole_cluster_barrier();
-  const float* theirs = ptx::cluster_peer(numbers, static_cast<unsigned>(peer));
+  const float* theirs = map_shared_rank(numbers, static_cast<unsigned>(peer));
   p.out[peer * kFaultThreads + mirrored(t)] = theirs[mirrored(t)];  // blamed: cluster_read_too_early
   whole_cluster_barrier();
 }
@@ -259,10 +256,10 @@ __global__ void cluster_read_too_early(FaultParams p) {
 // Each block puts its numbers into the other one's shared memory.
 __global__ void cluster_write_too_late(FaultParams p) {
   __shared__ float numbers[kFaultThreads];
-  const int t = static_cast<int>(threadIdx.x), peer = 1 - ptx::cluster_rank();
-  ptx::cluster_arrive_relaxed();
-  ptx::cluster_wait();
-  ptx::cluster_peer(numbers, static_cast<unsigned>(peer))[t] = p.in[own_index()];
+  const int t = static_cast<int>(threadIdx.x), peer = 1 - cluster_rank();
+  cluster_arrive_relaxed();
+  cluster_wait();
+  map_shared_rank(numbers, static_cast<unsigned>(peer))[t] = p.in[own_index()];
   if (!p.broken) whole_cluster_barrier();
   p.out[peer * kFaultThreads + mirrored(t)] = numbers[mirrored(t)];  // blamed: cluster_write_too_late
   whole_cluster_barrier();
@@ -271,15 +268,15 @@ __global__ void cluster_write_too_late(FaultParams p) {
 // A relaxed arrival orders nothing.
 __global__ void cluster_relaxed(FaultParams p) {
   __shared__ float numbers[kFaultThreads];
-  const int t = static_cast<int>(threadIdx.x), peer = 1 - ptx::cluster_rank();
+  const int t = static_cast<int>(threadIdx.x), peer = 1 - cluster_rank();
   numbers[t] = p.in[own_index()];
   if (p.broken) {
-    ptx::cluster_arrive_relaxed();
+    cluster_arrive_relaxed();
   } else {
-    ptx::cluster_arrive();
+    cluster_arrive();
   }
-  ptx::cluster_wait();
-  const float* theirs = ptx::cluster_peer(numbers, static_cast<unsigned>(peer));
+  cluster_wait();
+  const float* theirs = map_shared_rank(numbers, static_cast<unsigned>(peer));
   p.out[peer * kFaultThreads + mirrored(t)] = theirs[mirrored(t)];  // blamed: cluster_relaxed
   whole_cluster_barrier();
 }
@@ -287,35 +284,35 @@ __global__ void cluster_relaxed(FaultParams p) {
 __global__ void cluster_not_started(FaultParams p) {
   __shared__ float number;
   if (!p.broken) whole_cluster_barrier();
-  if (own_index() == 0) *ptx::cluster_peer(&number, 1u) = 1;  // blamed: cluster_not_started
+  if (own_index() == 0) *map_shared_rank(&number, 1u) = 1;  // blamed: cluster_not_started
   whole_cluster_barrier();
   p.out[own_index()] = p.in[own_index()];
 }
 
 // Block 0 reads the shared memory of block 1, which does not wait for it.
 __global__ void cluster_peer_exited(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x);
   numbers[t] = p.in[own_index()];
   p.out[own_index()] = p.in[own_index()];
   whole_cluster_barrier();
-  if (ptx::cluster_rank() == 0) {
+  if (cluster_rank() == 0) {
     for (int i = 0; i < 50; i++) __nanosleep(100);
-    p.out[kFaultThreads + t] = ptx::cluster_peer(numbers, 1u)[t];  // blamed: cluster_peer_exited
+    p.out[kFaultThreads + t] = map_shared_rank(numbers, 1u)[t];  // blamed: cluster_peer_exited
   }
   if (!p.broken) whole_cluster_barrier();
 }
 
 // The same with an address that was made in time.
 __global__ void cluster_read_after_exit(FaultParams p) {
-  auto* numbers = reinterpret_cast<float*>(cuda::dynamic_shared());
+  auto* numbers = reinterpret_cast<float*>(dynamic_shared());
   const int t = static_cast<int>(threadIdx.x);
   numbers[t] = p.in[own_index()];
   p.out[own_index()] = p.in[own_index()];
   whole_cluster_barrier();
-  const float* theirs = ptx::cluster_peer(numbers, 1u);
+  const float* theirs = map_shared_rank(numbers, 1u);
   whole_cluster_barrier();
-  if (ptx::cluster_rank() == 0) {
+  if (cluster_rank() == 0) {
     for (int i = 0; i < 50; i++) __nanosleep(100);
     p.out[kFaultThreads + t] = theirs[t];  // blamed: cluster_read_after_exit
   }
@@ -324,28 +321,28 @@ __global__ void cluster_read_after_exit(FaultParams p) {
 
 __global__ void cluster_arrival_without_wait(FaultParams p) {
   p.out[own_index()] = p.in[own_index()];
-  ptx::cluster_arrive();  // blamed: cluster_arrival_without_wait
-  if (!p.broken) ptx::cluster_wait();
+  cluster_arrive();  // blamed: cluster_arrival_without_wait
+  if (!p.broken) cluster_wait();
 }
 
 __global__ void cluster_wait_without_arrival(FaultParams p) {
   p.out[own_index()] = p.in[own_index()];
-  if (!p.broken) ptx::cluster_arrive();
-  ptx::cluster_wait();  // blamed: cluster_wait_without_arrival
+  if (!p.broken) cluster_arrive();
+  cluster_wait();  // blamed: cluster_wait_without_arrival
 }
 
 __global__ void cluster_second_arrival(FaultParams p) {
   p.out[own_index()] = p.in[own_index()];
-  ptx::cluster_arrive();
-  if (p.broken) ptx::cluster_arrive();  // blamed: cluster_second_arrival
-  ptx::cluster_wait();
+  cluster_arrive();
+  if (p.broken) cluster_arrive();  // blamed: cluster_second_arrival
+  cluster_wait();
 }
 
 __global__ void cluster_barrier_left_out(FaultParams p) {
   p.out[own_index()] = p.in[own_index()];
   if (p.broken && blockIdx.x == 1) return;
-  ptx::cluster_arrive();  // blamed: cluster_barrier_left_out
-  ptx::cluster_wait();
+  cluster_arrive();  // blamed: cluster_barrier_left_out
+  cluster_wait();
 }
 
 __global__ void cluster_barriers_crossed(FaultParams p) {
@@ -359,7 +356,7 @@ __global__ void peer_of_global(FaultParams p) {
   __shared__ float number;
   whole_cluster_barrier();
   const float* own = p.broken ? p.in : &number;
-  ptx::cluster_peer(own, 1u);  // blamed: peer_of_global
+  map_shared_rank(own, 1u);  // blamed: peer_of_global
   p.out[own_index()] = p.in[own_index()];
   whole_cluster_barrier();
 }
@@ -374,7 +371,7 @@ __global__ void grid_without_fence(FaultParams p) {
   if (t == 0) {
     if (!p.broken) __threadfence();
     atomicAdd(p.counter, 1u);
-    while (ptx::load_acquire(p.counter) < gridDim.x) __nanosleep(20);
+    while (load_acquire(p.counter, sizeof *p.counter) < gridDim.x) __nanosleep(20);
     __threadfence();
   }
   __syncthreads();
@@ -383,7 +380,7 @@ __global__ void grid_without_fence(FaultParams p) {
   if (t == 0) {
     __threadfence();
     atomicAdd(p.counter, 1u);
-    while (ptx::load_acquire(p.counter) < 2 * gridDim.x) __nanosleep(20);
+    while (load_acquire(p.counter, sizeof *p.counter) < 2 * gridDim.x) __nanosleep(20);
     __threadfence();
   }
   __syncthreads();
@@ -395,7 +392,7 @@ __global__ void grid_waits_for_ever(FaultParams p) {
     __threadfence();
     atomicAdd(p.counter, 1u);
     const unsigned expected = gridDim.x + (p.broken ? 1u : 0u);
-    while (ptx::load_acquire(p.counter) < expected) __nanosleep(20);  // blamed: grid_waits_for_ever
+    while (load_acquire(p.counter, sizeof *p.counter) < expected) __nanosleep(20);  // blamed: grid_waits_for_ever
     __threadfence();
   }
   __syncthreads();
@@ -498,13 +495,13 @@ Outcome run_fault(const std::string& name, bool broken) {
   const GlobalMemory<unsigned> counter(1);
   for (int i = 0; i < kNumbersInAll; i++) in[static_cast<size_t>(i)] = static_cast<float>(i);
   counter[0] = 0;
-  cuda::LaunchShape shape{kFaultBlocks, kFaultThreads};
+  LaunchShape shape{kFaultBlocks, kFaultThreads};
   shape.shared_bytes = fault.shared;
   shape.cluster_blocks = fault.cluster;
   shape.cooperative = fault.cooperative;
   const FaultParams params{in.data(), out.data(), counter.data(), kNumbersInAll, broken};
   Outcome outcome;
-  outcome.error = cuda::launch(fault.kernel, shape, nullptr, params);
+  outcome.error = launch(fault.kernel, shape, params);
   for (int i = 0; i < kNumbersInAll; i++) {
     outcome.right = outcome.right && out[static_cast<size_t>(i)] == in[static_cast<size_t>(i)];
   }

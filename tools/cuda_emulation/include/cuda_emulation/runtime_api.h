@@ -27,11 +27,6 @@ cudaError_t cudaFuncSetAttribute(T* function, cudaFuncAttribute attribute, int v
 }
 
 template <class T>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, T* function) {
-  return cudaFuncGetAttributes(attributes, reinterpret_cast<const void*>(function));
-}
-
-template <class T>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T* function, int threads, size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, reinterpret_cast<const void*>(function), threads,
                                                        shared);

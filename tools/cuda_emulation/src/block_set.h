@@ -1,4 +1,4 @@
-// Clusters, and groups: the blocks that may wait for one another, one cluster or a cooperative launch's whole grid.
+// Clusters, and sets of the blocks that may wait for one another: a cluster, or a cooperative launch's whole grid.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,10 @@
 
 namespace cuda_emulation {
 
-class Group;
+class BlockSet;
 
 struct Cluster {
-  Group* group;
+  BlockSet* block_set;
   std::vector<Block*> blocks;  // by rank
   unsigned threads = 0, exited = 0;
   // The barrier.
@@ -28,17 +28,17 @@ struct Cluster {
   void exit(Thread& thread);
 };
 
-class Group {
+class BlockSet {
  public:
-  // Group number `number` of the launch.
-  Group(Launch& launch, uint64_t number);
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
+  // Number `number` of the launch.
+  BlockSet(Launch& launch, uint64_t number);
+  BlockSet(const BlockSet&) = delete;
+  BlockSet& operator=(const BlockSet&) = delete;
 
   // Executes block `i`; called at the same time for all of them, on an OS thread each.
   void run(unsigned i, Stacks& stacks, SharedMemory& memory);
 
-  void note_progress() { fruitless_rounds_ = 0; }
+  void note_progress() { idle_rounds_ = 0; }
 
   Launch& launch;
   std::vector<std::unique_ptr<Block>> blocks;
@@ -52,13 +52,13 @@ class Group {
   void end_of_waiting(const char* what);
 
   std::vector<bool> left_;  // blocks that have finished, or were given up after a failure
-  std::vector<std::unique_ptr<std::binary_semaphore>> turns_;  // one block holds its turn; the others wait for theirs
+  std::vector<std::unique_ptr<std::binary_semaphore>> may_run_;  // one block holds its turn; the others wait for theirs
   Random random_;
-  uint64_t fruitless_rounds_ = 0;  // in which threads did nothing but let others run
+  uint64_t idle_rounds_ = 0;  // in which threads did nothing but let others run
 };
 
-// How many groups a launch has, and of how many blocks each.
-uint64_t groups_of(const Launch& launch);
-unsigned blocks_per_group(const Launch& launch);
+// How many block sets a launch has, and of how many blocks each.
+uint64_t count_block_sets(const Launch& launch);
+unsigned blocks_per_set(const Launch& launch);
 
 }  // namespace cuda_emulation

@@ -1,4 +1,4 @@
-#include "group.h"
+#include "block_set.h"
 
 #include <algorithm>
 #include <string>
@@ -6,11 +6,11 @@
 
 namespace cuda_emulation {
 
-uint64_t groups_of(const Launch& launch) {
+uint64_t count_block_sets(const Launch& launch) {
   return launch.cooperative ? 1 : launch.blocks() / launch.blocks_per_cluster();
 }
 
-unsigned blocks_per_group(const Launch& launch) {
+unsigned blocks_per_set(const Launch& launch) {
   return launch.cooperative ? static_cast<unsigned>(launch.blocks()) : launch.blocks_per_cluster();
 }
 
@@ -37,7 +37,7 @@ void Cluster::arrive(Thread& thread, Arrival arrival, Site site) {
       if (other.state == State::kAtClusterBarrier) other.state = State::kReady;
     }
   }
-  group->note_progress();
+  block_set->note_progress();
 }
 
 void Cluster::wait(Thread& thread, Site site) {
@@ -57,11 +57,11 @@ void Cluster::exit(Thread& thread) {
   exited++;
 }
 
-// --- groups ---
+// --- block sets ---
 
 namespace {
 
-// Seeds of different blocks and groups must differ, and depend on nothing but their numbers.
+// Seeds of different blocks and block sets must differ, and depend on nothing but their numbers.
 uint64_t seed_of(const Launch& launch, uint64_t number) {
   return Random(launch.settings.seed * 0x100000001b3u + number).next();
 }
@@ -73,13 +73,13 @@ uint3 index_in(dim3 extent, uint64_t i) {
 
 }  // namespace
 
-Group::Group(Launch& launch, uint64_t number) : launch(launch), random_(seed_of(launch, number)) {
+BlockSet::BlockSet(Launch& launch, uint64_t number) : launch(launch), random_(seed_of(launch, number)) {
   const dim3 cluster = launch.cluster;
   const dim3 clusters_in_grid(launch.grid.x / cluster.x, launch.grid.y / cluster.y, launch.grid.z / cluster.z);
-  const unsigned per_cluster = launch.blocks_per_cluster(), count = blocks_per_group(launch) / per_cluster;
+  const unsigned per_cluster = launch.blocks_per_cluster(), count = blocks_per_set(launch) / per_cluster;
   for (unsigned c = 0; c < count; c++) {
     clusters.push_back(std::make_unique<Cluster>());
-    clusters.back()->group = this;
+    clusters.back()->block_set = this;
     const uint3 at = index_in(clusters_in_grid, number * count + c);
     for (unsigned rank = 0; rank < per_cluster; rank++) {
       const uint3 inner = index_in(cluster, rank);
@@ -94,12 +94,12 @@ Group::Group(Launch& launch, uint64_t number) : launch(launch), random_(seed_of(
   }
   left_.resize(blocks.size());
   const unsigned first = launch.settings.seed == 0 ? 0 : random_.below(static_cast<unsigned>(blocks.size()));
-  for (unsigned i = 0; i < blocks.size(); i++) turns_.push_back(std::make_unique<std::binary_semaphore>(i == first));
-  races::begin_group(*this);
+  for (unsigned i = 0; i < blocks.size(); i++) may_run_.push_back(std::make_unique<std::binary_semaphore>(i == first));
+  races::begin_block_set(*this);
 }
 
-void Group::run(unsigned i, Stacks& stacks, SharedMemory& memory) {
-  turns_[i]->acquire();
+void BlockSet::run(unsigned i, Stacks& stacks, SharedMemory& memory) {
+  may_run_[i]->acquire();
   if (!launch.failed()) {
     try {
       blocks[i]->start(stacks, memory);
@@ -117,29 +117,31 @@ void Group::run(unsigned i, Stacks& stacks, SharedMemory& memory) {
     next = static_cast<unsigned>(std::find(left_.begin(), left_.end(), false) - left_.begin());
     if (next < blocks.size()) end_of_waiting("deadlock: no thread can go on");
   }
-  if (next < blocks.size()) turns_[next]->release();
+  if (next < blocks.size()) may_run_[next]->release();
 }
 
-void Group::run_rounds(unsigned i) {
-  constexpr uint64_t kMostFruitlessRounds = 100000;
+void BlockSet::run_rounds(unsigned i) {
+  constexpr uint64_t kMostIdleRounds = 100000;
   while (!launch.failed()) {
-    const uint64_t before = ++fruitless_rounds_;
+    const uint64_t before = ++idle_rounds_;
     blocks[i]->run_round();
     if (blocks[i]->is_finished() || launch.failed()) return;
-    if (fruitless_rounds_ > kMostFruitlessRounds) {
+    if (idle_rounds_ > kMostIdleRounds) {
       return end_of_waiting(
           "livelock: threads wait in a loop for what does not come (from another block?  "
           "Only those of a cluster or of a cooperative launch run together)");
     }
-    const bool progress = fruitless_rounds_ < before;
+    const bool progress = idle_rounds_ < before;
     const bool leave = launch.settings.seed == 0 ? !progress : random_.once_in(progress ? 4 : 2);
     if (leave || !blocks[i]->has_ready()) hand_over(i);
   }
 }
 
-bool Group::runnable(unsigned i) const { return !left_[i] && (blocks[i]->memory == nullptr || blocks[i]->has_ready()); }
+bool BlockSet::runnable(unsigned i) const {
+  return !left_[i] && (blocks[i]->memory == nullptr || blocks[i]->has_ready());
+}
 
-unsigned Group::choose_next(unsigned i) {
+unsigned BlockSet::choose_next(unsigned i) {
   const auto count = static_cast<unsigned>(blocks.size());
   const unsigned skip = launch.settings.seed == 0 || count == 1 ? 0 : random_.below(count - 1);
   for (unsigned step = 0; step < count; step++) {
@@ -149,15 +151,15 @@ unsigned Group::choose_next(unsigned i) {
   return count;
 }
 
-void Group::hand_over(unsigned i) {
+void BlockSet::hand_over(unsigned i) {
   const unsigned next = choose_next(i);
   if (next == i) return;
   if (next == blocks.size()) return end_of_waiting("deadlock: no thread can go on");
-  turns_[next]->release();
-  turns_[i]->acquire();
+  may_run_[next]->release();
+  may_run_[i]->acquire();
 }
 
-void Group::end_of_waiting(const char* what) {
+void BlockSet::end_of_waiting(const char* what) {
   std::string text = what;
   constexpr unsigned kMostBlocks = 8;
   unsigned listed = 0;

@@ -6,6 +6,6 @@
 namespace cuda_emulation {
 
 // "file:line" of the instruction before `code`, and where it was inlined, where it was called.
-std::string text_of_code(const void* code);
+std::string symbolize(const void* code);
 
 }  // namespace cuda_emulation

@@ -1,4 +1,4 @@
-#include "code_places.h"
+#include "symbolize.h"
 
 #include <dlfcn.h>
 
@@ -7,7 +7,7 @@
 
 namespace cuda_emulation {
 
-std::string text_of_code(const void* code) {
+std::string symbolize(const void* code) {
   Dl_info info{};
   if (dladdr(code, &info) == 0) return "an unknown place";
   // A return address: the call lies before it.
