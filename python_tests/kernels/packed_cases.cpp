@@ -208,7 +208,7 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
   const Inputs in(c, numbers);
   const Placement placement(c.each<int32_t>(&Image::S), c.each<int64_t>(&Image::k), c.each<int64_t>(&Image::m));
   Results first(c);
-  run_packed(c, in, placement, Path::kCluster, 4, first);
+  run_packed(c, in, placement, device_has(Path::kCluster, 4) ? Path::kCluster : Path::kGrid, 4, first);
   carry_packed(c, in, placement, first);
   for (const cuda::Sequence& s : placement.sequences) {
     if (s.k + s.m == 0) check_dropped(c, first, s);
@@ -224,7 +224,7 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
         std::memcmp(other.tokens.data(), first.tokens.data(), first.tokens.bytes()) == 0) {
       continue;
     }
-    throw std::runtime_error(c.text() + "\nother bits than by a cluster of 4: " + name_of(path) + " of " +
+    throw std::runtime_error(c.text() + "\nother bits than by the first team, of 4: " + name_of(path) + " of " +
                              std::to_string(team));
   }
   return static_cast<int>(teams.size()) + 4;
@@ -264,8 +264,9 @@ int run_placement(bool alike, Numbers& numbers) {
 }  // namespace
 
 int run_packed_cases() {
-  const std::vector<Team> teams{
+  std::vector<Team> teams{
       {Path::kBlock, 1}, {Path::kCluster, 2}, {Path::kCluster, 16}, {Path::kGrid, 2}, {Path::kGrid, 4}};
+  std::erase_if(teams, [](const Team& team) { return !device_has(team.path, team.blocks); });
   constexpr int32_t kMany = 132;
   Numbers numbers(5);
   int launches = run_placement(true, numbers) + run_placement(false, numbers);
@@ -277,9 +278,12 @@ int run_packed_cases() {
   }
   launches += run_case({mixed, 16, 3, 8, 4, false, kMany, DType::kFloat16}, teams, numbers);
   launches += run_case({mixed, 8, 9, 5, 3, false, 8, DType::kFloat32}, teams, numbers);
-  // A chunk of statistics has more tokens in a long image: the short one has more chunks.
-  launches +=
-      run_case({{{2100, 20, 9}, {2000, 30, 8}}, 8, 1, 8, 1, true, kMany, DType::kFloat32}, {{Path::kGrid, 2}}, numbers);
+  // A chunk of statistics has more tokens in a long image: the short one has more chunks.  Before 8.0 a block's shared
+  // memory has no room for such an image alone.
+  if (emulated_device().compute_capability >= 80) {
+    launches += run_case({{{2100, 20, 9}, {2000, 30, 8}}, 8, 1, 8, 1, true, kMany, DType::kFloat32}, {{Path::kGrid, 2}},
+                         numbers);
+  }
   return launches;
 }
 

@@ -45,10 +45,11 @@ def test_without_faults(rng, flavour, what):
 
 
 @pytest.mark.parametrize("architecture", [75, 80, 120])
-def test_column_sums_of_every_architecture(architecture):
-    """Before sm_80 there are no products of bfloat16 matrices, and shared memory has room for shorter sequences."""
+@pytest.mark.parametrize("what", ["column_sums", "packed", "zip"])
+def test_every_architecture(what, architecture):
+    """Before sm_80 there are no products of bfloat16 matrices, before sm_90 no clusters; some have less shared memory."""
     emulation.build("kernel_driver_plain")
-    _drive("plain", "column_sums", CUDA_EMULATION_ARCH=str(architecture))
+    _drive("plain", what, **{emulation.ARCHITECTURE_VARIABLE: str(architecture)})
 
 
 def test_column_sums_of_a_long_sequence():

@@ -6,6 +6,18 @@
 
 namespace visionzip::kernel_tests {
 
+inline cuda::Gpu emulated_device() {
+  cuda::Gpu gpu{};
+  cuda::describe_gpu(gpu);
+  cuda::assume_clusters(gpu);
+  return gpu;
+}
+
+// Whether the emulated device runs such teams: not every one has clusters, or clusters of 16.
+inline bool device_has(cuda::Path path, int team) {
+  return path != cuda::Path::kCluster || emulated_device().clusters[static_cast<size_t>(team)] > 0;
+}
+
 // By this path and team, in scratch memory that holds no zeros.  case_text: for errors.
 inline void launch_by(cuda::ZipParams& p, DType dtype, const cuda::Gpu& gpu, cuda::Path path, int team,
                       const std::string& case_text) {
