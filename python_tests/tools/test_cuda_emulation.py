@@ -88,7 +88,7 @@ FAULTS = (
 )
 
 
-def _run(flavour: str, *arguments: str, seed: int = 0, leaks: bool = True) -> tuple[int, str]:
+def _run(flavour: str, *arguments: str, seed: int | str = 0, leaks: bool = True) -> tuple[int, str]:
     emulation.build_self_tests()
     environment = {**os.environ, emulation.SEED_VARIABLE: str(seed), "ASAN_OPTIONS": f"detect_leaks={int(leaks)}"}
     result = subprocess.run(
@@ -148,6 +148,13 @@ def test_finds_a_race_in_every_schedule(fault, seed):
     assert "nothing orders them" in output
 
 
+def test_knows_nothing_of_this_project():
+    """So that it can leave: what builds it alone could still reach for files beside it."""
+    for path in emulation.PROJECT.rglob("*"):
+        if path.is_file():
+            assert not re.search(r"visionzip|csrc|python_tests", path.read_text()), path
+
+
 def test_every_planted_fault_is_tested():
     planted = set(re.findall(r'^ +\{"(\w+)", \{', FAULTS_SOURCE.read_text(), re.MULTILINE))
     assert planted == {fault.name for fault in FAULTS}
@@ -173,3 +180,20 @@ def test_the_same_seed_gives_the_same_schedule():
     """A block set is executed deterministically, so that a diagnosis can be repeated."""
     first, second = (_run("races", "cluster_write_too_late", "broken", seed=7) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ARCH", "60", "from 75 to 120"),
+        ("ARCH", "sm_90", "from 75 to 120"),
+        ("SMS", "0", "from 1 to "),
+        ("WORKERS", "0", "from 1 to "),
+        ("SEED", "-1", "from 0 to "),
+    ],
+)
+def test_a_variable_out_of_range(monkeypatch, name, value, expected):
+    monkeypatch.setenv(f"CUDA_EMULATION_{name}", value)
+    status, output = _run("plain", "missing_barrier", "fine", seed=value if name == "SEED" else 0)
+    assert status == 3
+    assert f"CUDA_EMULATION_{name} is '{value}'; expected a whole number {expected}" in output

@@ -1,4 +1,4 @@
-// What the environment chooses (emulation.h).
+// What the environment chooses (README.md).
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,6 @@ struct Settings {
   int arch, multiprocessors;
 };
 
-Settings read_settings();
+Settings read_settings();  // throws std::invalid_argument where a variable has a value that it cannot have
 
 }  // namespace cuda_emulation

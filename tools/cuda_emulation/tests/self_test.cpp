@@ -3,7 +3,10 @@
 //   self_test NAME          a check: exits with 0 if all is right
 //   self_test NAME fine     a kernel without its fault: exits with 0 if nothing is diagnosed and the result is right
 //   self_test NAME broken   with its fault: exits with 1 after a diagnosis, with 2 if there is none but a wrong result
+//
+// It exits with 3 where it cannot run what is asked for.
 #include <cstdio>
+#include <exception>
 #include <string>
 
 #include "checks.h"
@@ -33,8 +36,13 @@ int finish_check(const std::string& name) {
 
 int main(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "", how = argc > 2 ? argv[2] : "";
-  if (argc == 2 && is_check(name)) return finish_check(name);
-  if (argc == 3 && is_fault(name) && (how == "fine" || how == "broken")) return finish_fault(name, how == "broken");
+  try {
+    if (argc == 2 && is_check(name)) return finish_check(name);
+    if (argc == 3 && is_fault(name) && (how == "fine" || how == "broken")) return finish_fault(name, how == "broken");
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 3;
+  }
   std::fprintf(stderr, "usage: self_test CHECK | self_test FAULT fine|broken\n");
   return 3;
 }
