@@ -157,11 +157,12 @@ __attribute__((noinline)) static void multiply_tile(const TileBuffers<Product>& 
   }
 }
 
-// logits -> 2^(logits * factor - shift), zero past S; returns the sum.
-static inline float exponentiate(float* x, int64_t S, int64_t padded, float factor, float shift) {
+// logits -> 2^exponent(logits), zero past S; returns the sum.
+template <class Exponent>
+static inline float exponentiate(float* x, int64_t S, int64_t padded, const Exponent& exponent) {
   Vec first = {}, second = {};
   for (int64_t j = 0; j < padded; j += kColumns) {
-    const Vec a = exp2(load(x + j) * factor - shift), b = exp2(load(x + j + kLanes) * factor - shift);
+    const Vec a = exp2(exponent(load(x + j))), b = exp2(exponent(load(x + j + kLanes)));
     store(x + j, a);
     store(x + j + kLanes, b);
     if (j + kColumns > S) {
@@ -179,16 +180,25 @@ static inline float exponentiate(float* x, int64_t S, int64_t padded, float fact
 // Turns a tile's logits into unnormalised probabilities; row r's are to be multiplied by weight[r].
 static inline void tile_softmax(const ColumnSumTask& task, float* logits, int64_t padded, int64_t row, int64_t rows,
                                 const Vec* row_max, float* weight) {
-  const float factor = (task.scale < 0 ? -task.scale : task.scale) * kLog2E;
+  // Where a row's largest exponent is above this, its rounding would count: differences are taken before they are
+  // scaled.  So they are in a row without a finite maximum: it has no softmax, and becomes NaN.
+  constexpr float kLargest = 0x1p20f;
+  const float scale = task.scale < 0 ? -task.scale : task.scale, factor = scale * kLog2E;
+  const auto sum_of = [&](int64_t r, const auto& exponent) {
+    return exponentiate(logits + r * padded, task.S, padded, exponent);
+  };
   for (int64_t r = 0; r < kRows; r++) {
     if (r >= rows) {
       weight[r] = 0;
     } else if (task.lse) {
-      exponentiate(logits + r * padded, task.S, padded, factor, task.lse[row + r] * kLog2E);
+      const float shift = task.lse[row + r] * kLog2E;
+      sum_of(r, [=](Vec x) { return x * factor - shift; });
       weight[r] = 1;
     } else {
-      const float most = max_lanes(row_max[r]) * factor;  // infinite: the row has no softmax, and becomes NaN
-      weight[r] = 1 / exponentiate(logits + r * padded, task.S, padded, factor, most);
+      const float most = max_lanes(row_max[r]), shift = most * factor;
+      const bool small = shift < kLargest && shift > -kLargest;
+      weight[r] = 1 / (small ? sum_of(r, [=](Vec x) { return x * factor - shift; })
+                             : sum_of(r, [=](Vec x) { return (x - most) * scale * kLog2E; }));
     }
   }
 }

@@ -171,7 +171,7 @@ static inline Vec max(Vec a, Vec b) { return choose(a > b, a, b); }
 static inline Vec min(Vec a, Vec b) { return choose(a < b, a, b); }
 #endif
 
-// The lanes of a and b in turn, kLanes / 2 of each, from one on.
+// The lanes of a and b alternately, kLanes / 2 of each, from lane kFrom on.
 template <int kFrom, int... kLane>
 static inline Vec interleave(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
 #if defined(__clang__)
@@ -217,18 +217,21 @@ static inline float max_lanes(Vec v) {  // NaN where there is one
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-// 2^x, relative error below 2e-7; NaN stays NaN, and x below -125 gives 2^-125.  x is rounded to an integer by adding
-// 1.5 * 2^23; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative minimax, 7.5e-8); the integer
-// is added to the result's exponent.
+// 2^x, relative error below 2e-7; NaN stays NaN, and x below -125 gives 2^-125.  x is rounded to an integer n by adding
+// 1.5 * 2^23, whose last bits n then is; the rest, in [-0.5, 0.5], goes through a polynomial of degree 5 (relative
+// minimax, 7.5e-8) that gives twice its power of two; that is multiplied by 2^(n - 1).  Not by adding n to its
+// exponent, which would make a number of a NaN whose last bits are set.
 static inline Vec exp2(Vec x) {
+  constexpr uint32_t kHalfExponent = 126;  // of 2^-1; even, so that ties are rounded as without it
+  constexpr float kRound = 0x1.8p23f + kHalfExponent;
   x = min(broadcast(127.f), max(broadcast(-125.f), x));
-  const Vec shifted = x + 12582912.f, f = x - (shifted - 12582912.f);
-  Vec p = f * 1.327647245e-03f + 9.675540961e-03f;
-  p = p * f + 5.550713092e-02f;
-  p = p * f + 2.402212024e-01f;
-  p = p * f + 6.931469440e-01f;
-  p = p * f + 1.000000119e+00f;
-  return from_bits(bits_of(p) + (bits_of(shifted) << 23));
+  const Vec shifted = x + kRound, f = x - (shifted - kRound);
+  Vec p = f * (2 * 1.327647245e-03f) + 2 * 9.675540961e-03f;
+  p = p * f + 2 * 5.550713092e-02f;
+  p = p * f + 2 * 2.402212024e-01f;
+  p = p * f + 2 * 6.931469440e-01f;
+  p = p * f + 2 * 1.000000119e+00f;
+  return p * from_bits(bits_of(shifted) << 23);
 }
 
 }  // namespace visionzip::VISIONZIP_ISA
