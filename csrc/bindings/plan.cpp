@@ -16,6 +16,7 @@ namespace visionzip {
 namespace {
 
 namespace py = pybind11;
+using cpu::Operation, cpu::Problem;
 
 Operation parse_operation(const std::string& name) {
   if (name == "zip" || name == "zip_qk") return Operation::kZip;
@@ -52,23 +53,23 @@ py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H,
               bool has_cls, int64_t threads) {
   const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
   require(threads >= 1, "threads", threads, "1 or more");
-  const CpuPlan cpu = plan_cpu(problem, threads);
+  const cpu::Plan chosen = cpu::plan_batch(problem, threads);
   py::dict out;
-  out["whole_images"] = cpu.whole_images;
-  out["shared_images"] = cpu.shared_images;
-  out["key_tokens"] = cpu.shared.key_tokens;
-  out["whole_channels"] = cpu.whole.whole_channels;
-  out["row_shares"] = cpu.shared.row_shares;
-  out["shared_channels"] = cpu.shared.shared_channels;
-  out["query_chunks"] = cpu.shared.query_chunks;
-  out["largest_temporary_bytes"] = cpu.largest_temporary_bytes;
-  out["workspace_bytes"] = cpu.workspace_bytes;
+  out["whole_images"] = chosen.whole_images;
+  out["shared_images"] = chosen.shared_images;
+  out["least_tokens"] = chosen.shared.least_tokens;
+  out["whole_channels"] = chosen.whole.whole_channels;
+  out["row_shares"] = chosen.shared.row_shares;
+  out["shared_channels"] = chosen.shared.shared_channels;
+  out["query_chunks"] = chosen.shared.query_chunks;
+  out["largest_temporary_bytes"] = chosen.largest_temporary_bytes;
+  out["workspace_bytes"] = chosen.workspace_bytes;
   return out;
 }
 
 py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
   require(threads >= 1, "threads", threads, "1 or more");
-  const Division division = divide_images(work, threads);
+  const cpu::Division division = cpu::divide_images(work, threads);
   return py::make_tuple(division.whole, division.shared);
 }
 

@@ -38,7 +38,7 @@ static inline void take_best(Vec similarity, int64_t first_target, Nearest& near
   float best = lane[0];
   for (int i = 1; i < kLanes; i++) best = lane[i] > best ? lane[i] : best;
   if (nearest.target >= 0 && !(best > nearest.similarity)) return;
-  // Compared with the original: -inf is a number, the NaN that it stands for here is none.
+  // Compared with the original: -inf is a number, the NaN that it replaces here is none.
   const IntVec equal = similarity == broadcast(best);
   int32_t is_best[kLanes];
   memcpy(is_best, &equal, sizeof is_best);

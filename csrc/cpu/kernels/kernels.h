@@ -1,8 +1,9 @@
-// The CPU kernels as one table for each instruction set.  They work on a part of one image; who runs which part, and in
-// how many threads, is the drivers' affair (image.cpp, execute.cpp), and no result depends on it.
+// The CPU kernels as one table for each instruction set.  They work on a part of one image; phases.cpp cuts
+// an image into parts, torch/execute.cpp gives them to threads, and no result depends on either.
 #pragma once
 
 #include "common/types.h"
+#include "cpu/plan/plan.h"
 
 namespace visionzip::cpu {
 
@@ -72,7 +73,8 @@ struct MergeTask {
   const int64_t* counts;      // (m): tokens merged into each target
 };
 
-struct SpreadTask {
+// The adjoint of a merge.
+struct MergeBackwardTask {
   const void* grad;  // (k + m, C), rows `row_stride` apart
   void* out;         // (S, C), contiguous
   DType dtype;
@@ -103,7 +105,7 @@ struct Kernels {
   void (*assign)(const AssignTask&, int64_t begin, int64_t end);
   // Channels [begin, end); sums: (targets of the share) * (end - begin) floats of workspace.
   void (*merge)(const MergeTask&, int64_t begin, int64_t end, float* sums);
-  void (*spread)(const SpreadTask&, int64_t token_begin, int64_t token_end);
+  void (*merge_backward)(const MergeBackwardTask&, int64_t token_begin, int64_t token_end);
 };
 
 // The best table that this CPU runs, or the one that VISIONZIP_CPU_ISA names.  Throws std::runtime_error if that is

@@ -26,7 +26,7 @@ const Kernels table = {
     .pack_directions = pack_directions,
     .assign = assign,
     .merge = merge,
-    .spread = spread,
+    .merge_backward = merge_backward,
 };
 
 }  // namespace visionzip::cpu::VISIONZIP_ISA

@@ -66,7 +66,7 @@ static void merge(const MergeTask& task, int64_t begin, int64_t end, float* sums
 }
 
 template <class T>
-static void spread_rows(const SpreadTask& task, int64_t begin, int64_t end) {
+static void merge_backward_rows(const MergeBackwardTask& task, int64_t begin, int64_t end) {
   const T* grad = static_cast<const T*>(task.grad);
   T* out = static_cast<T*>(task.out);
   const size_t bytes = static_cast<size_t>(task.C) * sizeof(T);
@@ -88,8 +88,8 @@ static void spread_rows(const SpreadTask& task, int64_t begin, int64_t end) {
   }
 }
 
-static void spread(const SpreadTask& task, int64_t begin, int64_t end) {
-  dispatch(task.dtype, [&]<class T>() { spread_rows<T>(task, begin, end); });
+static void merge_backward(const MergeBackwardTask& task, int64_t begin, int64_t end) {
+  dispatch(task.dtype, [&]<class T>() { merge_backward_rows<T>(task, begin, end); });
 }
 
 }  // namespace visionzip::cpu::VISIONZIP_ISA

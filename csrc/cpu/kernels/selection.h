@@ -16,7 +16,7 @@ struct Selection {
 // number.
 Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, bool has_cls);
 
-// Where a decision stands that somebody gives, for the words of an error and for what its numbers are counted from.
+// Which decision it is, for the words of an error, and what its numbers are counted from.
 struct DecisionPlace {
   const char* op;
   int64_t image;                           // its number in the batch, or of the packed sequence

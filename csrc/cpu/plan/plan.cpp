@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace visionzip {
+namespace visionzip::cpu {
 
 namespace {
 
@@ -11,9 +11,7 @@ int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit;
 int64_t ceil_divide(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // Column sums of softmax(Q K^T).
-bool sums_columns(const Problem& p) {
-  return p.operation != Operation::kMerge && p.source == ScoreSource::kQueryKey && !p.has_cls;
-}
+bool sums_columns(const Problem& p) { return decides(p.operation) && p.source == ScoreSource::kQueryKey && !p.has_cls; }
 
 // The largest first, each to the thread that has least.
 std::vector<std::vector<int64_t>> deal(const std::vector<double>& work, const int64_t* images, int64_t count,
@@ -33,7 +31,7 @@ std::vector<std::vector<int64_t>> deal(const std::vector<double>& work, const in
 
 ImagePlan plan_image(const Problem& p, int64_t sharing, int64_t threads) {
   ImagePlan plan{};
-  plan.key_tokens = 32;
+  plan.least_tokens = 32;
 
   // Whole rows, which are read fastest, as long as the sums stay in the second-level cache.
   constexpr int64_t kSumBytes = 256 << 10, kLeastChannels = 64;
@@ -80,28 +78,29 @@ Division divide_images(const std::vector<double>& work, int64_t threads) {
   }
 }
 
-// In multiplications and additions, or elements moved; factors by feel.
+// In multiplications and additions, or elements moved.  The factors are estimates: `python -m benchmarks` times the
+// parts that they weigh against each other.
 double work_of(const Problem& p) {
   const auto number = [](int64_t x) { return static_cast<double>(x); };
   const double S = number(p.S), cells = S * number(p.group);
   double work = 1 + number(p.C) * S;
-  if (p.operation == Operation::kMerge) return work;
+  if (!decides(p.operation)) return work;
   const double heads = number(p.H) * number(p.D);
   work += cells * heads + S * number(p.D) * number(p.m) / 8;
   if (sums_columns(p)) work += cells * cells * heads / 8;
   return work;
 }
 
-CpuPlan plan_cpu(const Problem& p, int64_t threads) {
-  CpuPlan plan{};
+Plan plan_batch(const Problem& p, int64_t threads) {
+  Plan plan{};
   plan.shared_images = p.B % threads;
   plan.whole_images = p.B - plan.shared_images;
   plan.whole = plan_image(p, 0, threads);
   plan.shared = plan_image(p, plan.shared_images, threads);
 
-  const bool decides = p.operation != Operation::kMerge, mean_of_logits = sums_columns(p);
-  const int64_t metric = decides ? p.S * p.D * 4 : 0;
-  const int64_t logits = decides && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
+  const bool mean_of_logits = sums_columns(p);
+  const int64_t metric = decides(p.operation) ? p.S * p.D * 4 : 0;
+  const int64_t logits = decides(p.operation) && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
   const int64_t head_sums = mean_of_logits ? p.H * plan.shared.query_chunks * p.S * 4 : 0;
   // For one head at a time: its keys, packed, and a tile of logits (at most 12 rows); and its sums.
   const int64_t packed = round_up(p.S, 32);
@@ -114,4 +113,4 @@ CpuPlan plan_cpu(const Problem& p, int64_t threads) {
   return plan;
 }
 
-}  // namespace visionzip
+}  // namespace visionzip::cpu

@@ -1,15 +1,22 @@
-// How a problem is carried out: a description in, a configuration out, decided on the host without touching data.
-// Nothing in a result depends on a plan.
+// How a problem is solved on a CPU: a description in, a configuration out, decided without touching data.  Nothing in a
+// result depends on a plan.
 #pragma once
 
 #include <vector>
 
 #include "common/types.h"
 
-namespace visionzip {
+namespace visionzip::cpu {
+
+// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whichever thread computes them, so that
+// the order of the sums is fixed.
+constexpr int64_t kQueryChunks = 4;
 
 // Which part of the work an operator asks for.
 enum class Operation : int32_t { kZip, kSelect, kMerge };
+
+inline constexpr bool decides(Operation operation) { return operation != Operation::kMerge; }
+inline constexpr bool merges(Operation operation) { return operation != Operation::kSelect; }
 
 struct Problem {
   Operation operation;
@@ -20,7 +27,7 @@ struct Problem {
 };
 
 struct ImagePlan {
-  int64_t key_tokens;       // the fewest tokens whose keys a thread reads
+  int64_t least_tokens;     // that are worth a thread
   int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
   int64_t row_shares;       // threads that share an image share its output rows, in so many parts,
   int64_t shared_channels;  // or, where the parts would differ much, so many channels at a time
@@ -45,13 +52,13 @@ Division divide_images(const std::vector<double>& work, int64_t threads);
 // About how much there is to do, for comparisons between images of one call.
 double work_of(const Problem& image);
 
-struct CpuPlan {
+struct Plan {
   int64_t whole_images, shared_images;
   ImagePlan whole, shared;
   int64_t largest_temporary_bytes, workspace_bytes;  // not counting the outputs
 };
 
 // Of a batch of equal images.
-CpuPlan plan_cpu(const Problem& problem, int64_t threads);
+Plan plan_batch(const Problem& problem, int64_t threads);
 
-}  // namespace visionzip
+}  // namespace visionzip::cpu

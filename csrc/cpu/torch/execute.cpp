@@ -1,33 +1,16 @@
-// Who does what: whole images by one thread each, and the rest phase by phase by all threads.
+// Whole images by one thread each, and the rest phase by phase by all threads.
 #include "cpu/torch/execute.h"
 
 #include <algorithm>
+#include <type_traits>
+#include <utility>
 
+#include "cpu/kernels/phases.h"
 #include "cpu/torch/parallel.h"
 
 namespace visionzip::cpu {
 
 namespace {
-
-struct Phase {
-  bool by_token;  // units are tokens, of which a few are not worth a thread
-  int64_t (*units)(Image&);
-  int64_t (*work)(const Image&);  // of one unit, as compared with another image's
-  void (*run)(Image&, int64_t begin, int64_t end);
-};
-
-constexpr Phase kPhases[] = {
-    {true, [](Image& i) { return i.key_units(); }, [](const Image&) { return int64_t{1}; },
-     [](Image& i, int64_t begin, int64_t end) { i.read_keys(begin, end); }},
-    {false, [](Image& i) { return i.sum_units(); }, [](const Image& i) { return i.sum_work(); },
-     [](Image& i, int64_t begin, int64_t end) { i.sum_columns(begin, end); }},
-    {false, [](Image& i) { return i.decide_units(); }, [](const Image& i) { return i.decide_work(); },
-     [](Image& i, int64_t begin, int64_t end) { i.decide(begin, end); }},
-    {true, [](Image& i) { return i.assign_units(); }, [](const Image& i) { return i.assign_work(); },
-     [](Image& i, int64_t begin, int64_t end) { i.assign(begin, end); }},
-    {false, [](Image& i) { return i.merge_units(); }, [](const Image& i) { return i.merge_work(); },
-     [](Image& i, int64_t begin, int64_t end) { i.merge(begin, end); }},
-};
 
 // One image's part of a phase that several share: its units lie one after another on a line of work.
 struct Stretch {
@@ -40,36 +23,71 @@ struct Stretch {
   }
 };
 
+// A phase of one image, by this thread.
+template <class Phase, class Before>
+auto run(Before before) {
+  Phase phase(std::move(before));
+  if (const int64_t units = phase.units()) phase.run(0, units);
+  return std::move(phase).result();
+}
+
 // The images' units, one after another, are shared by all threads, in parts of about equal work.
-void share_phase(std::vector<Image>& images, const Phase& phase) {
+template <class Phase>
+void share(std::vector<Phase>& phases) {
   std::vector<Stretch> line;
   int64_t units = 0, work = 0;
-  for (Image& image : images) {
-    const int64_t own = phase.units(image);
-    line.push_back({work, own, own ? phase.work(image) : 1});
+  for (const Phase& phase : phases) {
+    const int64_t own = phase.units();
+    line.push_back({work, own, own ? phase.work() : 1});
     units += own;
     work += own * line.back().work;
   }
   if (units == 0) return;
-  const int64_t grain = phase.by_token ? images[0].token_grain() : 1;
-  parallel(work, grain * work / units, [&](int64_t begin, int64_t end) {
-    for (size_t i = 0; i < images.size(); i++) {
+  parallel(work, phases[0].least_units() * work / units, [&](int64_t begin, int64_t end) {
+    for (size_t i = 0; i < phases.size(); i++) {
       const int64_t from = line[i].unit_at(begin), to = line[i].unit_at(end);
-      if (from < to) phase.run(images[i], from, to);
+      if (from < to) phases[i].run(from, to);
     }
   });
+}
+
+// A phase of several images, by all threads.
+template <class Phase, class Before>
+auto run(std::vector<Before> before) {
+  std::vector<Phase> phases;
+  phases.reserve(before.size());
+  for (Before& image : before) phases.emplace_back(std::move(image));
+  share(phases);
+  using Result = decltype(std::declval<Phase>().result());
+  if constexpr (!std::is_void_v<Result>) {
+    std::vector<Result> results;
+    results.reserve(phases.size());
+    for (Phase& phase : phases) results.push_back(std::move(phase).result());
+    return results;
+  }
+}
+
+// images: an Image, or a vector of them.
+template <class Images>
+void run_phases(Operation operation, Images images) {
+  if (!decides(operation)) {
+    auto decision = run<ReadDecision>(std::move(images));
+    return run<Merge>(std::move(decision));
+  }
+  auto keys = run<ReadKeys>(std::move(images));
+  auto sums = run<SumColumns>(std::move(keys));
+  auto selected = run<Select>(std::move(sums));
+  auto decision = run<Assign>(std::move(selected));
+  if (merges(operation)) run<Merge>(std::move(decision));
 }
 
 void execute_whole(const CallInputs& call, const std::vector<ImageInputs>& images,
                    const std::vector<std::vector<int64_t>>& of_threads) {
   parallel(static_cast<int64_t>(of_threads.size()), 1, [&](int64_t begin, int64_t end) {
-    Image image(call);
+    Workspace workspace;
     for (int64_t thread = begin; thread < end; thread++) {
       for (const int64_t i : of_threads[static_cast<size_t>(thread)]) {
-        image.start(images[static_cast<size_t>(i)], 0, 1);
-        for (const Phase& phase : kPhases) {
-          if (const int64_t n = phase.units(image)) phase.run(image, 0, n);
-        }
+        run_phases(call.problem.operation, Image(call, images[static_cast<size_t>(i)], workspace, 0, 1));
       }
     }
   });
@@ -78,12 +96,13 @@ void execute_whole(const CallInputs& call, const std::vector<ImageInputs>& image
 // sharing: for each image, how many of its size would make the work that is shared.
 void execute_shared(const CallInputs& call, const std::vector<ImageInputs>& images, const std::vector<int64_t>& shared,
                     const std::vector<int64_t>& sharing) {
-  std::vector<Image> started;
-  started.reserve(shared.size());
+  std::vector<Workspace> workspaces(shared.size());
+  std::vector<Image> own;
+  own.reserve(shared.size());
   for (size_t i = 0; i < shared.size(); i++) {
-    started.emplace_back(call).start(images[static_cast<size_t>(shared[i])], sharing[i], thread_count());
+    own.emplace_back(call, images[static_cast<size_t>(shared[i])], workspaces[i], sharing[i], thread_count());
   }
-  for (const Phase& phase : kPhases) share_phase(started, phase);
+  run_phases(call.problem.operation, std::move(own));
 }
 
 }  // namespace
@@ -97,13 +116,7 @@ void execute_batch(const CallInputs& call, const std::vector<ImageInputs>& image
 
 void execute_packed(const CallInputs& call, const std::vector<ImageInputs>& images) {
   std::vector<double> work;
-  for (const ImageInputs& image : images) {
-    Problem problem = call.problem;
-    problem.S = image.S;
-    problem.k = image.k;
-    problem.m = image.m;
-    work.push_back(work_of(problem));
-  }
+  for (const ImageInputs& image : images) work.push_back(work_of(problem_of(call, image)));
   const Division division = divide_images(work, thread_count());
   execute_whole(call, images, division.whole);
   double total = 0;

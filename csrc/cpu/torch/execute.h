@@ -1,8 +1,9 @@
+// The scheduler: who works on which images and phases.
 #pragma once
 
 #include <vector>
 
-#include "cpu/kernels/image.h"
+#include "cpu/kernels/inputs.h"
 
 namespace visionzip::cpu {
 

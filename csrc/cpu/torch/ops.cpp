@@ -1,4 +1,4 @@
-// The operators on CPU tensors: checks -> problem -> execute.  Schemas are in csrc/registration.cpp.
+// The operators on CPU tensors: checks -> inputs -> execute.  Schemas are in csrc/registration.cpp.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -41,7 +41,6 @@ Call describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
   const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
   Call call{unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long)};
   CallInputs& in = call.inputs;
-  in.decides = true;
   in.problem.operation = Operation::kSelect;
   in.problem.has_cls = has_cls;
   in.problem.B = B;
@@ -100,14 +99,13 @@ Call describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m
 // What is merged, and where to: flat (B, S, C), out (B, k + m, *).
 void describe_merge(CallInputs& inputs, std::vector<ImageInputs>& images, const Tensor& flat, const Tensor& out,
                     MergeMode mode) {
-  inputs.merges = true;
   inputs.problem.C = flat.size(2);
   inputs.dtype = dtype_of(flat);
   inputs.token_stride = flat.stride(1);
   inputs.mode = mode;
   for (size_t b = 0; b < images.size(); b++) {
     images[b].x = part_of(flat, static_cast<int64_t>(b));
-    images[b].out = const_cast<void*>(part_of(out, static_cast<int64_t>(b)));
+    images[b].out = mutable_element_of(out, static_cast<int64_t>(b) * out.stride(0));
   }
 }
 
@@ -164,7 +162,7 @@ Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, co
     images[i].S = x.size(1);
     images[i].k = k;
     images[i].m = m;
-    images[i].assignment = const_cast<int64_t*>(rows.const_data_ptr<int64_t>()) + b * x.size(1);
+    images[i].assigned = rows.const_data_ptr<int64_t>() + b * x.size(1);
     images[i].place = {"merge", b};
   }
   describe_merge(inputs, images, flat, out, mode);
@@ -195,14 +193,14 @@ Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, i
   constexpr int64_t kTokens = 32;  // the fewest that are worth a thread
   parallel(B * S, kTokens, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin / S; b * S < end; b++) {
-      const SpreadTask task{in + b * flat.stride(0) * element,
-                            to + b * S * C * element,
-                            dtype_of(grad),
-                            flat.stride(1),
-                            C,
-                            assigned + b * S,
-                            weight + b * S};
-      kernels().spread(task, std::max(begin - b * S, int64_t{0}), std::min(end - b * S, S));
+      const MergeBackwardTask task{in + b * flat.stride(0) * element,
+                                   to + b * S * C * element,
+                                   dtype_of(grad),
+                                   flat.stride(1),
+                                   C,
+                                   assigned + b * S,
+                                   weight + b * S};
+      kernels().merge_backward(task, std::max(begin - b * S, int64_t{0}), std::min(end - b * S, S));
     }
   });
   return out;

@@ -1,4 +1,4 @@
-// The operators on packed sequences of CPU tensors: checks -> images -> execute.  Schemas are in csrc/registration.cpp.
+// The operators on packed sequences of CPU tensors: checks -> inputs -> execute.  Schemas are in csrc/registration.cpp.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -101,7 +101,6 @@ Call describe(const char* op, const PackedArguments& a) {
     take_scores(call, a);
   }
   const bool has_heads = a.keys.dim() == 3;
-  in.decides = true;
   in.problem.operation = Operation::kSelect;
   in.problem.has_cls = a.has_cls;
   in.problem.group = a.group;
@@ -119,12 +118,11 @@ DecisionPlace decision_of(const char* op, const Place& place) {
   return {op, place.number, true, place.first_token, place.first_row};
 }
 
-ImageInputs describe_image(const char* op, const Place& place, int64_t* assignment) {
+ImageInputs describe_image(const char* op, const Place& place) {
   ImageInputs image{};
   image.S = place.S;
   image.k = place.k;
   image.m = place.m;
-  image.assignment = assignment + place.first_token;
   image.place = decision_of(op, place);
   return image;
 }
@@ -135,7 +133,8 @@ std::vector<ImageInputs> describe_images(const char* op, const Call& call, const
   const int64_t group = call.inputs.problem.group;
   std::vector<ImageInputs> images;
   for (const Place& place : call.places.sequences) {
-    ImageInputs image = describe_image(op, place, assignment);
+    ImageInputs image = describe_image(op, place);
+    image.assignment = assignment + place.first_token;
     if (place.k + place.m == 0) {
       std::fill_n(image.assignment, place.S, int64_t{-1});
       continue;
@@ -148,7 +147,7 @@ std::vector<ImageInputs> describe_images(const char* op, const Call& call, const
     image.indices = call.indices.mutable_data_ptr<int64_t>() + place.first_kept;
     if (hidden) {
       image.x = element_of(*hidden, place.first_token * hidden->stride(0));
-      image.out = const_cast<void*>(element_of(*tokens, place.first_row * tokens->size(1)));
+      image.out = mutable_element_of(*tokens, place.first_row * tokens->size(1));
     }
     images.push_back(image);
   }
@@ -156,7 +155,6 @@ std::vector<ImageInputs> describe_images(const char* op, const Call& call, const
 }
 
 void describe_merge(CallInputs& inputs, const Tensor& flat, MergeMode mode) {
-  inputs.merges = true;
   inputs.problem.C = flat.size(1);
   inputs.dtype = dtype_of(flat);
   inputs.token_stride = flat.stride(0);
@@ -205,9 +203,10 @@ Tensor merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_
   describe_merge(inputs, flat, mode);
   std::vector<ImageInputs> images;
   for (const Place& place : places.sequences) {
-    ImageInputs image = describe_image(op, place, const_cast<int64_t*>(given.const_data_ptr<int64_t>()));
+    ImageInputs image = describe_image(op, place);
+    image.assigned = given.const_data_ptr<int64_t>() + place.first_token;
     image.x = element_of(flat, place.first_token * flat.stride(0));
-    image.out = const_cast<void*>(element_of(out, place.first_row * flat.size(1)));
+    image.out = mutable_element_of(out, place.first_row * flat.size(1));
     images.push_back(image);
   }
   execute_packed(inputs, images);
@@ -238,10 +237,10 @@ Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const
   });
 
   // Rows are numbered across all sequences: one task for all of them.
-  const SpreadTask task{
+  const MergeBackwardTask task{
       flat.const_data_ptr(), out.mutable_data_ptr(), dtype_of(grad), flat.stride(0), flat.size(1), assigned, weight};
   constexpr int64_t kTokens = 32;  // the fewest that are worth a thread
-  parallel(T, kTokens, [&](int64_t begin, int64_t end) { kernels().spread(task, begin, end); });
+  parallel(T, kTokens, [&](int64_t begin, int64_t end) { kernels().merge_backward(task, begin, end); });
   return out;
 }
 

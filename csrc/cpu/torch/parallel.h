@@ -1,4 +1,4 @@
-// torch's own thread pool, with exceptions carried out of it unchanged.
+// torch's own thread pool, out of which exceptions come unchanged.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -9,14 +9,14 @@
 
 namespace visionzip::cpu {
 
-// f(begin, end) over parts of [0, n), each of `grain` units at least.
+// f(begin, end) over parts of [0, n), each of `grain_size` units at least.
 template <class F>
-void parallel(int64_t n, int64_t grain, const F& f) {
+void parallel(int64_t n, int64_t grain_size, const F& f) {
   if (n == 0) return;
-  if (n <= grain) return f(0, n);
+  if (n <= grain_size) return f(0, n);
   std::exception_ptr failure;
   std::mutex mutex;
-  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, n, grain_size, [&](int64_t begin, int64_t end) {
     try {
       f(begin, end);
     } catch (...) {  // torch's C interface would keep the error code and lose the words

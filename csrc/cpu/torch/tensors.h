@@ -21,5 +21,9 @@ inline const void* element_of(const Tensor& x, int64_t offset) {
   const auto bytes = static_cast<int64_t>(size_of(dtype_of(x)));
   return static_cast<const char*>(x.const_data_ptr()) + offset * bytes;
 }
+inline void* mutable_element_of(const Tensor& x, int64_t offset) {
+  const auto bytes = static_cast<int64_t>(size_of(dtype_of(x)));
+  return static_cast<char*>(x.mutable_data_ptr()) + offset * bytes;
+}
 
 }  // namespace visionzip::cpu
