@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.backends import Backend
+from support.backends import CPU, REFERENCE, Backend
 from support.inputs import BF16, DTYPES, F16, F32, Call, Shape, dtype_name, normal, random_call
 from support.packed import Mix, random_packed_call
 from torch import Tensor
@@ -94,17 +94,41 @@ def test_any_nan_in_a_packed_query_keeps_the_first(backend, rng, op, has_cls, dt
     assert torch.equal(poisoned[10:], clean[10:])
 
 
-@pytest.mark.parametrize("magnitude", range(1, 20))
-@pytest.mark.parametrize("sign", [1, -1], ids=["+scale", "-scale"])
-@CLS_OR_NOT
-def test_any_magnitude_of_logits(backend, rng, has_cls, sign, magnitude):
-    """Each query sees one key alone: by logits from 100 to the largest that there are."""
-    S, k = 45, 5
+def kept_of_single_keys(backend: Backend, rng: torch.Generator, exponent: int, sign: int, has_cls: bool) -> list[int]:
+    """What is kept where each query sees one key alone, by the square of about 10^exponent; 0 logits otherwise."""
     counts = torch.arange(10)  # of queries that see keys 35 to 44
-    sees = (35 + counts.repeat_interleave(counts))[torch.randperm(S, generator=rng)]
-    length = 10.0**magnitude * (1 + 0.8 * torch.rand((), generator=rng))
-    keys = length * torch.eye(S)[None, None]
+    sees = (35 + counts.repeat_interleave(counts))[torch.randperm(45, generator=rng)]
+    sees = sees.roll(-int((sees == 37).nonzero()[0]))  # which is CLS's
+    keys = 10.0**exponent * (1 + 0.8 * torch.rand((), generator=rng)) * torch.eye(45)[None, None]
     options = {"scale": float(sign), "has_cls": has_cls}
-    call = Call("select_qk", {"queries": sign * keys[:, :, sees], "keys": keys}, k, 2, options)
-    indices, _ = decision(call, backend)
-    assert indices[0].tolist() == ([0, 1, 2, 3, int(sees[0])] if has_cls else [40, 41, 42, 43, 44])
+    call = Call("select_qk", {"queries": sign * keys[:, :, sees], "keys": keys}, 5, 2, options)
+    return decision(call, backend)[0][0].tolist()
+
+
+SIGNS = pytest.mark.parametrize("sign", [1, -1], ids=["+scale", "-scale"])
+
+
+@pytest.mark.parametrize("exponent", range(1, 5))
+@SIGNS
+@CLS_OR_NOT
+def test_any_large_logit_takes_all_attention(backend, rng, has_cls, sign, exponent):
+    expected = [0, 1, 2, 3, 37] if has_cls else [40, 41, 42, 43, 44]
+    assert kept_of_single_keys(backend, rng, exponent, sign, has_cls) == expected
+
+
+@pytest.mark.parametrize("exponent", range(5, 20))
+@pytest.mark.parametrize("exact", [REFERENCE, CPU], ids=str)
+@SIGNS
+@CLS_OR_NOT
+def test_any_logit_up_to_the_largest_takes_all_attention(exact, rng, has_cls, sign, exponent):
+    """Not on a GPU: above 2^31 its exponents have lost what they differ by, and without CLS the row becomes NaN."""
+    expected = [0, 1, 2, 3, 37] if has_cls else [40, 41, 42, 43, 44]
+    assert kept_of_single_keys(exact, rng, exponent, sign, has_cls) == expected
+
+
+@pytest.mark.parametrize("exponent", [-5, -10, -19, -25, -38, -42])
+@SIGNS
+@CLS_OR_NOT
+def test_any_vanishing_logit_changes_nothing(backend, rng, has_cls, sign, exponent):
+    """Attention is uniform, and the first tokens are kept; the smallest keys are subnormal numbers."""
+    assert kept_of_single_keys(backend, rng, exponent, sign, has_cls) == [0, 1, 2, 3, 4]

@@ -16,7 +16,7 @@ const void* advance(const void* p, int64_t elements, DType dtype) {
 
 // CLS's query (H, D) as float32.
 const float* widen_query(const Image& image) {
-  const auto& [H, D] = std::pair(image.problem.H, image.problem.D);
+  const int64_t H = image.problem.H, D = image.problem.D;
   const DType dtype = image.call.keys.dtype;
   float* query = image.workspace.query.floats(H * D);
   for (int64_t h = 0; h < H; h++) {

@@ -160,7 +160,8 @@ __device__ __forceinline__ float sum_of_query(Logits& x, int r) {
   return sum;
 }
 
-// Logits -> 2^(factor * logit - shift).
+// Logits -> 2^(factor * logit - shift).  Exponents above 2^31 are rounded by more than an exponential's range: without
+// a log-sum-exp a query that has such becomes NaN.
 __device__ __forceinline__ void exponentiate(Logits& x, int r, float factor, float shift) {
 #pragma unroll
   for (int i = 0; i < kLaneKeys; i++) logit(x, r, i) = ptx::exp2_approximate(fmaf(logit(x, r, i), factor, -shift));
