@@ -76,8 +76,10 @@ def test_any_conversion_of_a_nan_keeps_the_first(backend, rng, of_queries, of_ke
     for d in range(3):
         queries = normal(rng, 3, 2, 9, 3, dtype=of_queries)
         queries[:, 1, 0 if has_cls else 8, d] = torch.nan
-        indices, _ = decision(call.with_tensors(queries=queries), backend)
-        assert indices.tolist() == [[0, 1, 2]] * 3
+        poisoned = call.with_tensors(queries=queries)
+        alone = [poisoned.with_tensors(**{name: x[[b]] for name, x in poisoned.tensors.items()}) for b in range(3)]
+        for images in (poisoned, *alone):
+            assert all(kept == [0, 1, 2] for kept in decision(images, backend)[0].tolist())
 
 
 @EVERY_NAN

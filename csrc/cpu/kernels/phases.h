@@ -7,6 +7,7 @@
 // run(begin, end) for all of them, and then takes the result.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels/buffer.h"
