@@ -16,7 +16,7 @@ from visionzip_ext import reference
 REGISTERS = 3
 CHANNELS = 32
 HEADS = 4
-KINDS = ("clip", "siglip", "dinov2", "dinov2_with_registers")
+KINDS = ("clip", "siglip", "vit", "dinov2", "dinov2_with_registers", "dinov3")
 
 
 def tokens_of(kind: str, patches: int) -> int:
@@ -47,8 +47,14 @@ def _untrained(kind: str) -> transformers.PreTrainedModel:
         return transformers.SiglipVisionModel(tiny.vision_config("siglip"))
     sizes = {"hidden_size": CHANNELS, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH}
+    if kind == "vit":
+        return transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=64))
     if kind == "dinov2":
         return transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
+    if kind == "dinov3":
+        # without pos_embed_rescale: in training mode it makes positions random
+        own = {"intermediate_size": 64, "num_register_tokens": REGISTERS, "pos_embed_rescale": None}
+        return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes, **own))
     config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=REGISTERS)
     return transformers.Dinov2WithRegistersModel(config)
 
