@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PretrainedConfig
 
-
 BY_HOOKS = "take its queries and keys with hooks and call visionzip_ext.zip_qk, as docs/any_vit.md shows"
 """What to do with a vision model that is not in the table."""
 
@@ -68,8 +67,8 @@ def kind_of(tower: nn.Module) -> TowerKind:
             f"{name} computes attention inside timm, not by an attention function of transformers; {BY_HOOKS}"
         )
     raise TypeError(
-        f"a vision tower of type {model_type!r} ({name}) is not supported; supported: {', '.join(TOWER_KINDS)}; for any "
-        f"other, {BY_HOOKS}"
+        f"a vision tower of type {model_type!r} ({name}) is not supported; supported: {', '.join(TOWER_KINDS)}; for "
+        f"any other, {BY_HOOKS}"
     )
 
 
