@@ -6,6 +6,7 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import transformers
 from support import snapshots, tiny_encoders
 from support import tiny_models as tiny
 from support.tiny_encoders import (
@@ -16,7 +17,7 @@ from support.tiny_encoders import (
     pixels,
     tokens_of,
 )
-from support.tiny_models import PATCHES
+from support.tiny_models import IMAGE_SIZE, PATCH, PATCHES
 from torch import nn
 
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, compress, restore
@@ -29,6 +30,7 @@ class TestBadInput:
         ("make", "error", "message"),
         [
             (lambda: nn.Linear(2, 2), TypeError, "encoder is a torch.nn.modules.linear.Linear; expected a CLIPVision"),
+            (lambda: nn.Linear(2, 2), TypeError, r"for any other, .* call visionzip_ext\.zip_qk, as docs/any_vit\.md"),
             (lambda: None, TypeError, "encoder is a builtins.NoneType; expected a CLIPVisionModel, SiglipVisionModel"),
             (lambda: SimpleNamespace(config={}), TypeError, "encoder is a types.SimpleNamespace; expected"),
             (lambda: Tower(nn.Linear(2, 2)), TypeError, "encoder is a torch.nn.modules.linear.Linear; expected"),
@@ -76,6 +78,70 @@ class TestBadInput:
             VisionZipEncoder(encoder, most, 0)
             with pytest.raises(ValueError, match=f"makes {most}; lower them so that dominant \\+ contextual <= {most}"):
                 VisionZipEncoder(encoder, most, 1)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            (
+                lambda x: x[0],
+                ValueError,
+                r"shape \(3, 56, 56\); expected \(B, 3, .*; .* pass pixel_values\[None\]",
+            ),
+            (lambda x: x[:, :1], ValueError, r"shape \(2, 1, 56, 56\); expected \(B, 3, height, width\)$"),
+            (lambda x: x.flatten(), ValueError, r"expected \(B, 3, height, width\)$"),
+            (
+                lambda x: x.numpy(),
+                TypeError,
+                r"pixel_values is a numpy.ndarray; expected a torch.Tensor \(B, 3, ",
+            ),
+            (list, TypeError, "pixel_values is a builtins.list; expected a torch.Tensor"),
+        ],
+    )
+    def test_pixel_values(self, encoder, rng, change, error, message):
+        wrapped, images = VisionZipEncoder(encoder, K, M), pixels(rng)
+        with pytest.raises(error, match=message):
+            wrapped(change(images))
+        assert wrapped(images).tokens.shape == (2, K + M, CHANNELS)
+
+    def test_an_image_smaller_than_the_encoders_own(self, rng):
+        wrapped = VisionZipEncoder(tiny_encoders.encoder("dinov2"), K, M)
+        with pytest.raises(ValueError, match="ask for 8 tokens of an image, but Dinov2Model makes 5; lower them"):
+            wrapped(pixels(rng, 2, 2 * PATCH, 2 * PATCH))
+
+    def test_float64(self, encoder):
+        before = snapshots.instances(encoder.double())
+        with pytest.raises(TypeError, match=r"Model has parameters of float64; .* take float32, .* call \.float\(\)"):
+            VisionZipEncoder(encoder, K, M)
+        assert snapshots.instances(encoder) == before
+        VisionZipEncoder(encoder.float(), K, M)
+
+    @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "SiglipForImageClassification"])
+    def test_a_model_around_a_vision_model(self, rng, name):
+        kind = "clip" if name == "CLIPModel" else "siglip"
+        text = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        config = transformers.CLIPConfig if kind == "clip" else transformers.SiglipConfig
+        config = config(text_config=text, vision_config=tiny.vision_config(kind).to_dict())
+        model = getattr(transformers, name)(config).eval()
+        with pytest.raises(TypeError, match=rf"{name} is a larger model around its .*; pass that, \.vision_model$"):
+            VisionZipEncoder(model, K, M)
+        assert VisionZipEncoder(model.vision_model, K, M)(pixels(rng)).tokens.shape == (2, K + M, CHANNELS)
+
+    def test_a_classifier(self, rng):
+        sizes = {"hidden_size": CHANNELS, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = transformers.ViTConfig(**sizes, intermediate_size=64, image_size=IMAGE_SIZE, patch_size=PATCH)
+        model = transformers.ViTForImageClassification(config).eval()
+        with pytest.raises(TypeError, match=r"ViTForImageClassification is a larger model .* pass that, \.vit$"):
+            VisionZipEncoder(model, K, M)
+        assert VisionZipEncoder(model.vit, K, M)(pixels(rng)).tokens.shape == (2, K + M, CHANNELS)
+
+    def test_timms_models(self):
+        class TimmWrapperModel(nn.Module):
+            """The library's own needs timm."""
+
+            config = transformers.TimmWrapperConfig()
+
+        with pytest.raises(TypeError, match=r"TimmWrapperModel computes attention inside timm.* zip_qk, as docs"):
+            VisionZipEncoder(TimmWrapperModel(), K, M)
 
     @pytest.mark.parametrize("owner", ["encoder", "model"])
     def test_wrapped_or_compressed_already(self, rng, owner):

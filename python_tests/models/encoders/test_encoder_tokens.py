@@ -16,6 +16,8 @@ from support.tiny_encoders import (
     tokens_of,
 )
 from support.tiny_models import LAYERS, PATCH, PATCHES
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from visionzip_ext import VisionZipEncoder, reference
 
@@ -56,6 +58,17 @@ class TestTokens:
         zipped = VisionZipEncoder(large)(pixels(rng, 1, 140, 140))
         assert zipped.tokens.shape == (1, 64, CHANNELS)
         assert zipped.decision.indices.shape == (1, 54)
+
+    def test_the_result_unpacks_and_is_a_pytree(self, clip, rng):
+        zipped = VisionZipEncoder(clip, K, M)(pixels(rng))
+        tokens, decision = zipped
+        assert tokens is zipped.tokens is zipped[0]
+        assert decision is zipped.decision is zipped[1]
+        moved = tree_map_only(Tensor, lambda x: x.to("meta"), zipped)
+        assert moved.tokens.is_meta
+        assert moved.decision.indices.is_meta
+        assert moved.decision.assignment.is_meta
+        assert (moved.decision.grid, moved.decision.has_cls) == (decision.grid, decision.has_cls)
 
     def test_several_layers_are_concatenated_and_the_deepest_decides(self, encoder, rng):
         layers = [1, -2, 2]
