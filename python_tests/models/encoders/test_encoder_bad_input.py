@@ -140,7 +140,7 @@ class TestBadInput:
 
             config = transformers.TimmWrapperConfig()
 
-        with pytest.raises(TypeError, match=r"TimmWrapperModel computes attention inside timm.* zip_qk, as docs"):
+        with pytest.raises(TypeError, match=r"TimmWrapperModel computes attention inside timm.*zip_qk, as docs"):
             VisionZipEncoder(TimmWrapperModel(), K, M)
 
     @pytest.mark.parametrize("owner", ["encoder", "model"])

@@ -202,13 +202,17 @@ class ZipTower:
         self, through: nn.Module, pixel_values: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, BaseModelOutputWithPooling]:
         """The features (T, tokens, C) and the tower's output."""
+        if isinstance(
+            self.tower, PreTrainedModel
+        ):  # others, which CLIPModel has before transformers 5.9, know no other
+            kwargs = kwargs | {"return_dict": True}
         all_layers = len(self.depths) > 1 or not self.early_exit
         if all_layers or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
-            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
+            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True}))
             states = [outputs.hidden_states[depth] for depth in self.depths]
             return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
         # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
-        kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+        kwargs = kwargs | {"output_hidden_states": False, "output_attentions": False}
         with self._stack.only_first(self.depth):
             outputs = through(pixel_values, **kwargs)
         return self._select_layer_output, outputs
