@@ -7,25 +7,30 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from visionzip_ext.integrations.transformers.towers.kinds import TowerKind, first_of
+from visionzip_ext.integrations.transformers.towers.kinds import first_of, kind_of
 
 
 class LayerStack:
     """An encoder's layers and what is around them.
 
     Attributes:
+        kind: what is known of encoders of this kind.
         owner: the module whose forward loops over the layers.
         norm: the layer norm after them, see `TowerKind`; None where the first element of `owner`'s output is the last
             layer's.
     """
 
-    def __init__(self, encoder: nn.Module, kind: TowerKind) -> None:
-        """Find the layers of a vision tower, which has them where its kind says."""
-        self._kind = kind
-        path = next(path for path in kind.layers if first_of(encoder, (path,)) is not None)
+    def __init__(self, encoder: nn.Module) -> None:
+        """Find the layers of a vision tower.
+
+        Raises:
+            TypeError: a tower of an unknown kind.
+        """
+        self.kind = kind_of(encoder)
+        path = next(path for path in self.kind.layers if first_of(encoder, (path,)) is not None)
         parent, _, self._name = path.rpartition(".")
         self.owner = encoder.get_submodule(parent)
-        self.norm = None if kind.norm is None else encoder.get_submodule(kind.norm)
+        self.norm = None if self.kind.norm is None else encoder.get_submodule(self.kind.norm)
 
     def attention_of(self, layer: int) -> nn.Module:
         """The module of a layer that hands queries and keys to the attention function.
@@ -33,11 +38,11 @@ class LayerStack:
         Raises:
             TypeError: it is elsewhere, so that its attention does not go through transformers' attention interface.
         """
-        module = first_of(self.layers[layer], self._kind.attention)
+        module = first_of(self.layers[layer], self.kind.attention)
         if module is None or not hasattr(module, "config"):
             raise TypeError(
                 f"{type(self.layers[layer]).__name__} has no attention with a config at any of "
-                f"{', '.join(self._kind.attention)}; its queries and keys cannot be recorded"
+                f"{', '.join(self.kind.attention)}; its queries and keys cannot be recorded"
             )
         return module
 

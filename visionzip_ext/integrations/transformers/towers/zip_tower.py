@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs, AttentionRecorder
-from visionzip_ext.integrations.transformers.towers.kinds import kind_of
 from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack, select_depth
 
 
@@ -83,12 +82,11 @@ class ZipTower:
         if not isinstance(early_exit, bool):
             raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
         self.tower = tower
-        self._kind = kind_of(tower)
+        self._stack = LayerStack(tower)
         check_dtype(tower)
         # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
         self._registers = getattr(tower.config, "num_register_tokens", 0)
         self.early_exit = early_exit
-        self._stack = LayerStack(tower, self._kind)
         self.layers = len(self._stack.layers)
         self.depths = feature_depths(vision_feature_layer, self.layers)
         self.depth = max(self.depths)
@@ -105,12 +103,12 @@ class ZipTower:
     @property
     def has_cls(self) -> bool:
         """Whether its token 0 is CLS."""
-        return self._kind.has_cls
+        return self._stack.kind.has_cls
 
     @property
     def takes_patches(self) -> bool:
         """Whether its pixel values are patches of images of any shape, not images: see `TowerKind`."""
-        return self._kind.takes_patches
+        return self._stack.kind.takes_patches
 
     @property
     def patches(self) -> int:
