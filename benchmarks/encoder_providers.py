@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from benchmarks.cases import BUDGETS, DTYPES, Case
 from benchmarks.providers import recipe
 from visionzip_ext import VisionZipEncoder
-from visionzip_ext.integrations.transformers.towers.early_exit import LayerStack
+from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack
 
 LAYER = -2
 """Whose output is taken, as in LLaVA."""

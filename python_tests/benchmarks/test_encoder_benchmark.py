@@ -24,7 +24,7 @@ from benchmarks.encoder_providers import (  # noqa: E402
     released,
     twin_of,
 )
-from visionzip_ext.integrations.transformers.towers.early_exit import LayerStack  # noqa: E402
+from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack  # noqa: E402
 
 QUICK = quick_encoder_cases()
 

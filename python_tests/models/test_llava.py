@@ -386,7 +386,7 @@ class TestEncoder:
         compressed.model.vision_tower(tiny.pixels(1))
         tower = compressed.model._visionzip.tower
         assert tower._select_layer_output is None
-        assert tower._tap._log is None
+        assert tower._recorder._log is None
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision(self, model, dtype):

@@ -1,4 +1,4 @@
-"""Runs an encoder only as far as its select layer: what comes after would be computed and thrown away."""
+"""An encoder's layers; run only as far as the select layer: what comes after would be computed and thrown away."""
 
 from __future__ import annotations
 
@@ -7,53 +7,44 @@ from collections.abc import Iterator
 
 from torch import nn
 
-# (path of the module that runs the layers, name of its layer list); CLIP and SigLIP with and without the wrapper that
-# they had before transformers 5.9, then DINOv2
-_LAYER_LISTS = (("vision_model.encoder", "layers"), ("encoder", "layers"), ("encoder", "layer"))
-# where a layer has the module that calls the attention function
-_ATTENTIONS = ("self_attn", "attention.attention", "attention")
+from visionzip_ext.integrations.transformers.towers.kinds import first_of, kind_of
 
 
 class LayerStack:
-    """An encoder's layers and the module that runs them.
+    """An encoder's layers and what is around them.
 
     Attributes:
-        owner: the module whose forward loops over the layers; the first element of its output is the last one's output.
+        kind: what is known of encoders of this kind.
+        owner: the module whose forward loops over the layers.
+        norm: the layer norm after them, see `TowerKind`; None where the first element of `owner`'s output is the last
+            layer's.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
         """Find the layers of a vision tower.
 
         Raises:
-            TypeError: they are where no supported tower has them.
+            TypeError: a tower of an unknown kind.
         """
-        for path, name in _LAYER_LISTS:
-            with contextlib.suppress(AttributeError):
-                owner = encoder.get_submodule(path)
-                if isinstance(getattr(owner, name), nn.ModuleList):
-                    self.owner, self._name = owner, name
-                    return
-        places = ", ".join(f"{path}.{name}" for path, name in _LAYER_LISTS)
-        raise TypeError(
-            f"{type(encoder).__name__} has no list of layers at any of {places}; a CLIP, SigLIP or DINOv2 tower does"
-        )
+        self.kind = kind_of(encoder)
+        path = next(path for path in self.kind.layers if first_of(encoder, (path,)) is not None)
+        parent, _, self._name = path.rpartition(".")
+        self.owner = encoder.get_submodule(parent)
+        self.norm = None if self.kind.norm is None else encoder.get_submodule(self.kind.norm)
 
     def attention_of(self, layer: int) -> nn.Module:
         """The module of a layer that hands queries and keys to the attention function.
 
         Raises:
-            TypeError: it is where no supported tower has it, or does not go through transformers' attention interface.
+            TypeError: it is elsewhere, so that its attention does not go through transformers' attention interface.
         """
-        for path in _ATTENTIONS:
-            with contextlib.suppress(AttributeError):
-                module = self.layers[layer].get_submodule(path)
-                if hasattr(module, "config"):
-                    return module
-        places = ", ".join(_ATTENTIONS)
-        raise TypeError(
-            f"{type(self.layers[layer]).__name__} has no attention with a config at any of {places}; its attention "
-            "cannot be tapped"
-        )
+        module = first_of(self.layers[layer], self.kind.attention)
+        if module is None or not hasattr(module, "config"):
+            raise TypeError(
+                f"{type(self.layers[layer]).__name__} has no attention with a config at any of "
+                f"{', '.join(self.kind.attention)}; its queries and keys cannot be recorded"
+            )
+        return module
 
     @property
     def layers(self) -> nn.ModuleList:
