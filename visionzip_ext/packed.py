@@ -11,9 +11,9 @@ nor merging crosses a boundary: an image gives the same bits whatever lies besid
 What these functions share:
 
 - **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list or another
-  iterable, or an integer tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an
-  empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile
-  pass ints or lists.
+  iterable, or an integer tensor on the CPU; `visionzip_ext.allocate_budgets` makes such lists). k = m = 0 drops an
+  image; an empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under
+  torch.compile pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
   runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a
   device-side assertion that names the rule, as torch's own do for an index out of range. After one, as after torch's,

@@ -7,12 +7,13 @@ import math
 import operator
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import deprecated
 
-__all__ = ["Budgets", "budget"]
+__all__ = ["Budgets", "allocate_budgets", "budget"]
 
 
 class Budgets(NamedTuple):
@@ -22,7 +23,7 @@ class Budgets(NamedTuple):
     m: list[int]
 
 
-def budget(
+def allocate_budgets(
     lengths: Iterable[int] | Tensor,
     *,
     ratio: float | None = None,
@@ -61,6 +62,12 @@ def budget(
         tokens = _apportion(lengths, _checked_total(total, lengths))
     m = [_rounded(share * count) for count in tokens]
     return Budgets([count - contextual for count, contextual in zip(tokens, m, strict=True)], m)
+
+
+@deprecated("visionzip_ext.budget is called allocate_budgets now; the old name goes with the next release")
+def budget(lengths: Iterable[int] | Tensor, **options: Any) -> Budgets:
+    """`allocate_budgets` by its old name."""
+    return allocate_budgets(lengths, **options)
 
 
 def as_int(name: str, value: object) -> int:
