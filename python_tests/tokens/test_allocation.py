@@ -44,9 +44,7 @@ def test_a_total(lengths, data):
 def test_a_total_by_hand():
     """Quotas 1.6, 3.2 and 3.2 of 8: the rest goes to the largest remainder."""
     assert allocate_budgets([50, 100, 100], total=8, contextual_share=0) == ([2, 3, 3], [0, 0, 0])
-    assert allocate_budgets([10, 10, 10], total=4, contextual_share=0).k == [2, 1, 1], (
-        "equal remainders: the first image"
-    )
+    assert allocate_budgets([10, 10, 10], total=4, contextual_share=0).k == [2, 1, 1], "equal remainders: the first"
     assert allocate_budgets([1000, 1, 0], total=2, contextual_share=0).k == [1, 1, 0], "nobody goes without"
     assert allocate_budgets([], total=0) == ([], [])
     assert allocate_budgets([0, 0], total=0) == ([0, 0], [0, 0])
