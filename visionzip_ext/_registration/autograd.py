@@ -42,8 +42,8 @@ def _apply_adjoint(ctx: Any, grad: Tensor) -> Tensor:
 class _Zip(torch.autograd.Function):
     """Runs `forward_op() -> (tokens, indices, assignment, ...)`; hidden's gradient comes through the assignment.
 
-    `linear_map` applies the decision to a tensor, as `merge` does, and `adjoint` is its adjoint. `cu_seqlens`: one, with
-    packed sequences.
+    `linear_map` applies the decision to a tensor, as `merge` does, and `adjoint` is its adjoint. `cu_seqlens`: one,
+    with packed sequences.
     """
 
     @staticmethod

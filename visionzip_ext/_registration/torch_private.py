@@ -50,7 +50,7 @@ _private("autograd.forward_ad._current_level")
 
 
 def in_forward_mode() -> bool:
-    """Whether a level of forward mode has been entered: asking each tensor instead takes as long as a small operator."""
+    """Whether a level of forward mode has been entered; to ask each tensor takes as long as a small operator."""
     return forward_ad._current_level >= 0
 
 
