@@ -82,7 +82,7 @@ def work(rank: int, store: str) -> None:
             check_lse(lambda x, placement=placement: distribute(x, placement))
         check(lambda x: distribute(x, Shard(1)), Replicate())
         check_packed(lambda x: distribute(x, Replicate()))
-        with pytest.raises(RuntimeError, match="lse is placed as .*redistributes no keyword argument"):
+        with pytest.raises(RuntimeError, match=r"lse is placed as .*redistributes no keyword argument"):
             check_lse(lambda x: distribute(x, Shard(1)))
     finally:
         dist.destroy_process_group()

@@ -29,7 +29,11 @@ def test_fx_traces_the_function(rng, op):
         return getattr(visionzip_ext, op)(*moved.args, **moved.kwargs)._asdict()
 
     # torch.fx wants each argument named.
-    explicit = {2: lambda a, b: function(a, b), 3: lambda a, b, c: function(a, b, c)}[len(tensors)]
+    explicit = {
+        2: lambda a, b: function(a, b),
+        3: lambda a, b, c: function(a, b, c),
+        4: lambda a, b, c, d: function(a, b, c, d),
+    }[len(tensors)]
     expected = function(*tensors.values())
     results = torch.fx.symbolic_trace(explicit)(*tensors.values())
     assert results.keys() == expected.keys()
