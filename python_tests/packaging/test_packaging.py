@@ -90,7 +90,9 @@ class Environment:
 
 
 def python_files(package: Path) -> set[str]:
-    return {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    """Types among them."""
+    found = (path for pattern in ("*.py", "*.pyi", "py.typed") for path in package.rglob(pattern))
+    return {str(path.relative_to(package)) for path in found}
 
 
 def libraries(package: Path) -> set[str]:
