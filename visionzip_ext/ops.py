@@ -47,7 +47,7 @@ Named = TypeVar("Named", bound=NamedTuple)
 def named(kind: type[Named], results: Any) -> Named:
     """An operator's results by their names; torch.fx traces with one proxy for all of them, which has no length."""
     if isinstance(results, torch.fx.Proxy):
-        results = [results[i] for i in range(len(kind._fields))]
+        results = [results[i] for i in range(len(kind._fields))]  # type: ignore[index]
     return kind(*results)
 
 

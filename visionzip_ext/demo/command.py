@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    budget = {"dominant": args.dominant, "contextual": args.contextual}
+    budget: dict[str, Any] = {"dominant": args.dominant, "contextual": args.contextual}
     images = photographs(args.image)
     device = device_named(args.device)
     if not args.output.absolute().parent.is_dir():
@@ -103,7 +104,7 @@ def _run(args: argparse.Namespace) -> None:
     console.print(f"[bold]Picture[/bold] {args.output}", highlight=False)
 
 
-def _check_budget(subject: Subject, budget: dict[str, int]) -> None:
+def _check_budget(subject: Subject, budget: dict[str, Any]) -> None:
     try:
         compress(subject.model, subject.processor, **budget)
     except (TypeError, ValueError) as error:

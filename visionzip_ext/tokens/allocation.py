@@ -70,7 +70,7 @@ def budget(lengths: Iterable[int] | Tensor, **options: Any) -> Budgets:
     return allocate_budgets(lengths, **options)
 
 
-def as_int(name: str, value: object) -> int:
+def as_int(name: str, value: Any) -> int:
     """The int that an argument is or, as NumPy's integers do, stands for; TypeError where there is none, as in True."""
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
@@ -97,7 +97,7 @@ def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
     return lengths
 
 
-def _share(name: str, value: float) -> Fraction:
+def _share(name: str, value: float | None) -> Fraction:
     """Exactly what the float is: products with it are rounded once."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a float, got {value!r} of type {type(value).__name__}")
