@@ -76,7 +76,6 @@ FAULTS = (
         "mean ? 1.f / static_cast<float>(count_of(token) + 1) : 1.f",
         "1.f",
         _MERGE,
-    ),)
     ),
     Fault(
         "keys are compared unnormalised",
