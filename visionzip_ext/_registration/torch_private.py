@@ -55,7 +55,7 @@ def in_forward_mode() -> bool:
 
 
 # --- torch.func -------------------------------------------------------------------------------------------------------
-# A public autograd.Function is carried through all levels of nested transforms at once. An operator's Autograd kernel
+# A public autograd.Function is taken through all levels of nested transforms at once. An operator's Autograd kernel
 # runs once for each level, so that a Function in it must be for one level only, as torch's own generated ones are.
 
 are_transforms_active: Callable[[], bool] = _private("_C._are_functorch_transforms_active")
