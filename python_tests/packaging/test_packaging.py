@@ -36,7 +36,7 @@ def run(*command, cwd, **environment):
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**os.environ, "PATH": path, **environment},
+        env={**os.environ, "PATH": path, "PYTHONPATH": "", **environment},  # packages of these environments alone
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

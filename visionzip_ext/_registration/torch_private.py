@@ -40,6 +40,11 @@ below_autograd = _private("_C._AutoDispatchBelowAutograd")
 kernel; under no_grad the next level of a transform would record nothing either."""
 
 
+def schema_of(op: Any) -> Any:
+    """An operator's schema, with `arguments` and `returns`; in public one can be written, not read."""
+    return op._schema
+
+
 # --- forward mode -----------------------------------------------------------------------------------------------------
 # torch.autograd.forward_ad documents how to make and read duals, not how to ask whether there may be any.
 

@@ -14,6 +14,8 @@ import torch
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
+from visionzip_ext._registration.torch_private import schema_of
+
 _BATCHED = ("zip", "zip_qk", "select", "select_qk", "merge", "merge_backward")
 _PACKED = ("zip_packed", "select_packed", "merge_packed", "merge_packed_backward")
 
@@ -29,7 +31,7 @@ def _check_keyword(op: str, name: str, spec: Any, first: Any, placements: list[A
 
 def _register(name: str, placements: list[Any]) -> None:
     op = getattr(torch.ops.visionzip, name).default
-    schema = op._schema
+    schema = schema_of(op)
     tensors = {argument.name for argument in schema.arguments if "Tensor" in str(argument.type)}
 
     @register_sharding(op)
