@@ -43,13 +43,6 @@ FAULTS = (
         _DECISIONS,
     ),
     Fault(
-        "-0 ranks below +0",
-        "csrc/cpu/kernels/selection.cpp",
-        "x += 0.f;",
-        "",
-        _TIES,
-    ),
-    Fault(
         "CLS is kept by its score alone",
         "csrc/cpu/kernels/selection.cpp",
         "if (has_cls) order[0] = ~uint64_t{0};",
