@@ -92,6 +92,7 @@ def test_budgets_are_what_the_operators_take(backend, rng):
         ({"ratio": float("nan")}, ValueError, "ratio must be at least 0 and at most 1, got nan"),
         ({"ratio": "half"}, TypeError, "ratio must be a float, got 'half' of type str"),
         ({"total": 2}, ValueError, "total must be at least 3 .* and at most 60 .*, got 2"),
+        ({"total": 1, "lengths": [10, 1, 0]}, ValueError, "total must be at least 2 .* and at most 11 .*, got 1"),
         ({"total": 61}, ValueError, "total must be at least 3 .* and at most 60 .*, got 61"),
         ({"total": 30.0}, TypeError, "total must be an int, got 30.0 of type float"),
         ({"total": 30, "contextual_share": -0.1}, ValueError, "contextual_share must be at least 0"),
