@@ -1,15 +1,5 @@
 # Development: each target sets up what it needs (.venv, the pinned requirements, the libraries) and redoes nothing that
-# is up to date.
-#
-#   make demo       the main job: LLaVA-1.5 with compressed visual tokens, on a photograph
-#   make test       the whole test suite, with make test-compat (PYTEST_ARGS="-k merge" for a part, without)
-#   make test-compat  the tests of models under the oldest supported transformers, in .venv-compat
-#   make kernels    registers, spills and machine code of the CUDA kernels, as built
-#   make bench      the benchmarks                        (BENCH_ARGS=...)
-#   make lint       ruff and clang-format; make format applies them
-#   make wheel      a wheel in dist/
-#   make test-abi   the package under the oldest supported torch and the newest (CUDA builds: 5 GB each)
-#   make clean      remove builds; .venv stays
+# is up to date. `make` lists the targets.
 #
 # PYTHON chooses the Python that .venv is made with; VISIONZIP_WITH_CUDA and VISIONZIP_CUDA_ARCHS are explained in setup.py.
 
@@ -24,52 +14,62 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake tools/cuda_emulation python_tests/kernels -type f -not -name "*.py*")
 build_definition := pyproject.toml setup.py
 
-.PHONY: demo test test-compat kernels bench lint format wheel test-abi setup clean FORCE
+.PHONY: help demo test test-compat kernels bench lint format mutants wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
-demo: setup
+help:  ## the targets, a line each
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: setup  ## the main job: LLaVA-1.5 with compressed visual tokens, on a photograph (DEMO_ARGS=...)
 	$(BIN)/python -m visionzip_ext demo $(DEMO_ARGS)
 
 # A process a core; one thread each, except where a test asks for more.
-test: setup
+test: setup  ## the whole test suite, with test-compat (PYTEST_ARGS="-k merge": a part, without)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest python_tests --numprocesses auto $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,$(MAKE) test-compat)
 
 # The libraries are those of the source tree, which depend on torch and Python alone.
-test-compat: setup $(STAMPS)/compat
+test-compat: setup $(STAMPS)/compat  ## the tests of models under the oldest supported transformers, in .venv-compat
 	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest python_tests/models --numprocesses auto
 
-kernels: setup
+kernels: setup  ## registers, spills and machine code of the CUDA kernels, as built (KERNELS_ARGS=...)
 	$(BIN)/python -m tools.kernel_report $(KERNELS_ARGS)
 
-bench: setup
+bench: setup  ## the benchmarks (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # Only what git tracks: a build's own files are nobody's style.
-python_files = $(shell git ls-files '*.py')
+python_files = $(shell git ls-files '*.py' '*.pyi')
 cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-lint: $(STAMPS)/requirements
+lint: $(STAMPS)/requirements  ## ruff, clang-format, mypy and the layers of imports
 	$(BIN)/ruff check $(python_files)
 	$(BIN)/ruff format --check $(python_files)
 	$(BIN)/clang-format --dry-run -Werror $(cpp_files)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-format: $(STAMPS)/requirements
+format: $(STAMPS)/requirements  ## what ruff and clang-format can mend by themselves
 	$(BIN)/ruff check --fix $(python_files)
 	$(BIN)/ruff format $(python_files)
 	$(BIN)/clang-format -i $(cpp_files)
 
+# By hand: each fault is built or run anew.
+mutants: setup  ## plant faults, and tell which no test sees (MUTANTS_ARGS="planted" or "generated", and a pattern)
+	$(BIN)/pip install --quiet -r requirements/mutants.txt
+	$(BIN)/python -m tools.mutants $(MUTANTS_ARGS)
+
 # setuptools collects a wheel's files in build/lib*, and would keep those that the sources no longer have.
-wheel: setup
+wheel: setup  ## a wheel in dist/
 	rm -rf build/lib*
 	$(BIN)/pip wheel . --no-build-isolation --no-deps --wheel-dir dist
 
-test-abi: setup
+test-abi: setup  ## the package under the oldest supported torch and the newest (CUDA builds: 5 GB each)
 	$(BIN)/python tools/test_abi.py
 
-setup: $(STAMPS)/libraries
+setup: $(STAMPS)/libraries  ## .venv and the libraries, for work without the other targets
 
-clean:
+clean:  ## remove builds; .venv stays
 	rm -rf build dist *.egg-info visionzip_ext/*.so $(STAMPS)/libraries $(STAMPS)/package
 
 # --- set-up, step by step: a stamp says that a step was done after everything that it depends on last changed ----------

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from visionzip_ext import Budgets, budget, reference
+from visionzip_ext import Budgets, allocate_budgets, reference
 
 Inputs = dict[str, Tensor]
 
@@ -55,7 +55,7 @@ class Case:
     @cached_property
     def budgets(self) -> Budgets:
         """k and m of each packed image, by its size: worked out once, and by no call that is timed."""
-        return budget(self.lengths, total=self.k + self.m, contextual_share=self.m / (self.k + self.m))
+        return allocate_budgets(self.lengths, total=self.k + self.m, contextual_share=self.m / (self.k + self.m))
 
     @property
     def bytes_moved(self) -> int:

@@ -46,7 +46,7 @@ def recipe(case: Case, inputs: Inputs) -> Tensor:
     """
     hidden = inputs["hidden"]
     if case.op == "merge":
-        return _carry_out(hidden, inputs["assignment"], case.k, case.m)
+        return _apply_decision(hidden, inputs["assignment"], case.k, case.m)
     if case.op == "zip_packed":
         return torch.cat([recipe(*image)[0] for image in packed_images(case, inputs)])
     return _compress(hidden, _of_tokens(inputs["keys"].mean(1), case), _kept(case, inputs), case.k, case.m)
@@ -81,7 +81,7 @@ def _compress(hidden: Tensor, metric: Tensor, kept: Tensor, k: int, m: int) -> T
     return _merge(hidden, remains, targets, to_merge, similarity.argmax(2))
 
 
-def _carry_out(x: Tensor, assignment: Tensor, k: int, m: int) -> Tensor:
+def _apply_decision(x: Tensor, assignment: Tensor, k: int, m: int) -> Tensor:
     """Merge x by a decision."""
     B, S, _ = x.shape
     remains = assignment >= k

@@ -1,8 +1,8 @@
 """VisionZip as operators: keep the visual tokens that carry the information, merge the rest.
 
 `zip`, `zip_qk`, `select`, `select_qk` and `merge` work on batches of equal images, `zip_packed`, `select_packed` and
-`merge_packed` on packed images of different sizes, for which `budget` makes token budgets; `compress` and its like on
-models of Hugging Face transformers, which is imported only when one of these is used.
+`merge_packed` on packed images of different sizes, for which `allocate_budgets` makes token budgets; `compress` and its
+like on models of Hugging Face transformers, which is imported only when one of these is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from visionzip_ext.packed import (  # noqa: E402
     select_packed,
     zip_packed,
 )
-from visionzip_ext.tokens.allocation import Budgets, budget  # noqa: E402
+from visionzip_ext.tokens.allocation import Budgets, allocate_budgets, budget  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "PackedDecision",
     "PackedZipResult",
     "ZipResult",
+    "allocate_budgets",
     "budget",
     "merge",
     "merge_packed",

@@ -1,4 +1,4 @@
-"""``python -m visionzip_ext``: the commands ``info`` and ``demo``."""
+"""``python -m visionzip_ext``: the commands ``info`` and ``demo``; alone, what they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m visionzip_ext", description="VisionZip as PyTorch operators.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     info_parser = commands.add_parser("info", help="what is installed, what was built, and what runs here")
     info.add_arguments(info_parser)
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         demo_parser.set_defaults(run=demo.run)
 
     args = parser.parse_args(argv)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
     return args.run(args)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import warnings
 from pathlib import Path
 
@@ -84,8 +83,7 @@ def _require_driver(driver: int | None, built: str) -> None:
 
 def _require_torch(version: str) -> None:
     """Raise ImportError if this version of torch is too old."""
-    # Pre-releases and local builds: 2.10.0a0+git1234567.
-    major, minor = map(int, re.match(r"(\d+)\.(\d+)", version).groups())
+    major, minor = map(int, version.split(".")[:2])
     if (major, minor) < MINIMUM_TORCH:
         wanted = ".".join(map(str, MINIMUM_TORCH))
         raise ImportError(f"visionzip_ext needs torch {wanted} or later; this is torch {version}.")

@@ -61,7 +61,7 @@ def runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
     """Whether code built for these architectures, in CMake's notation, runs on a GPU of this compute capability."""
     device = 10 * capability[0] + capability[1]
     for architecture in architectures:
-        number, suffix, kind = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", architecture).groups()
+        ((number, suffix, kind),) = re.findall(r"^(\d+)([af]?)(-real|-virtual)?$", architecture)
         built = int(number)
         if suffix == "a":  # one GPU's own instructions
             fits = device == built

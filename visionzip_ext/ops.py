@@ -8,7 +8,7 @@ argument, what was expected and what came.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,16 @@ class Decision(NamedTuple):
     assignment: Tensor
 
 
+Named = TypeVar("Named", bound=NamedTuple)
+
+
+def named(kind: type[Named], results: Any) -> Named:
+    """An operator's results by their names; torch.fx traces with one proxy for all of them, which has no length."""
+    if isinstance(results, torch.fx.Proxy):
+        results = [results[i] for i in range(len(kind._fields))]  # type: ignore[index]
+    return kind(*results)
+
+
 def zip(
     hidden: Tensor,
     keys: Tensor,
@@ -71,7 +81,7 @@ def zip(
         RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported.
     """
     check_kinds("zip", hidden=hidden, keys=keys, attn=attn, has_cls=has_cls)
-    return ZipResult(*torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
+    return named(ZipResult, torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
 
 
 def zip_qk(
@@ -105,8 +115,9 @@ def zip_qk(
         RuntimeError: as `zip`.
     """
     check_kinds("zip_qk", hidden=hidden, queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
-    return ZipResult(
-        *torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse)
+    return named(
+        ZipResult,
+        torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse),
     )
 
 
@@ -124,7 +135,7 @@ def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: boo
         RuntimeError: as `zip`.
     """
     check_kinds("select", keys=keys, attn=attn, has_cls=has_cls)
-    return Decision(*torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
+    return named(Decision, torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
 
 
 def select_qk(
@@ -152,7 +163,7 @@ def select_qk(
         RuntimeError: as `zip`.
     """
     check_kinds("select_qk", queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
-    return Decision(*torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
+    return named(Decision, torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
 
 
 def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str = "residual") -> Tensor:

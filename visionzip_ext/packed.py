@@ -11,9 +11,9 @@ nor merging crosses a boundary: an image gives the same bits whatever lies besid
 What these functions share:
 
 - **k, m**: dominant and contextual tokens of an image: an int for all images, or one for each (a list or another
-  iterable, or an integer tensor on the CPU; `visionzip_ext.budget` makes such lists). k = m = 0 drops an image; an
-  empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under torch.compile
-  pass ints or lists.
+  iterable, or an integer tensor on the CPU; `visionzip_ext.allocate_budgets` makes such lists). k = m = 0 drops an
+  image; an empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under
+  torch.compile pass ints or lists.
 - **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
   runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a
   device-side assertion that names the rule, as torch's own do for an index out of range. After one, as after torch's,
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from visionzip_ext._checks.batch import _dtype_name, check_kinds, given
+from visionzip_ext.ops import named
 
 __all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
 
@@ -136,8 +137,9 @@ def zip_packed(
     """
     optional = given(queries=queries, scores=scores, lse=lse)
     check_kinds("zip_packed", hidden=hidden, keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
-    return PackedZipResult(
-        *torch.ops.visionzip.zip_packed(
+    return named(
+        PackedZipResult,
+        torch.ops.visionzip.zip_packed(
             hidden,
             keys,
             cu_seqlens,
@@ -151,7 +153,7 @@ def zip_packed(
             group=group,
             has_cls=has_cls,
             merge=merge,
-        )
+        ),
     )
 
 
@@ -176,8 +178,9 @@ def select_packed(
     """
     optional = given(queries=queries, scores=scores, lse=lse)
     check_kinds("select_packed", keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
-    return PackedDecision(
-        *torch.ops.visionzip.select_packed(
+    return named(
+        PackedDecision,
+        torch.ops.visionzip.select_packed(
             keys,
             cu_seqlens,
             _numbers("select_packed", "k", k),
@@ -189,7 +192,7 @@ def select_packed(
             max_seqlen=max_seqlen,
             group=group,
             has_cls=has_cls,
-        )
+        ),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 
 import huggingface_hub
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from support import tiny_models as tiny
 
 from visionzip_ext import __main__ as program
-from visionzip_ext.demo import picture, random_llava
+from visionzip_ext.demo import photographs, picture, random_llava, report
 from visionzip_ext.integrations.transformers import ZipDecision
 
 BUDGET = ["--dominant", "5", "--contextual", "2"]
@@ -55,6 +57,16 @@ def photograph(path, seed: int = 0) -> str:
     return str(path)
 
 
+def png_header(width: int, height: int) -> bytes:
+    """As much of a PNG as says its size."""
+
+    def chunk(content: bytes) -> bytes:
+        return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR" + size) + chunk(b"IDAT")
+
+
 def visual_tokens(output: str) -> list[int]:
     """The row's numbers: full, VisionZip."""
     row = next(line for line in output.splitlines() if "visual tokens" in line)
@@ -68,6 +80,7 @@ class TestRuns:
         assert "RANDOM WEIGHTS" in output
         assert visual_tokens(output) == [576, 64]
         assert "median and range of 2 forwards" in output
+        assert "Cropped the photograph: the model sees the middle 67%" in output
         assert progress.splitlines()[:2] == ["building the model", "full: answering"]
         assert Image.open(tmp_path / "visionzip_demo.png").width > 800
 
@@ -100,14 +113,18 @@ class TestBadInput:
             (["--image", "."], "--image .: "),
             (["--device", "toaster"], "--device toaster: "),
             (["--output", "nowhere/demo.png"], "--output nowhere/demo.png: no such folder"),
-            (["--model", "./nowhere"], "--model ./nowhere: "),
+            (["--image", "huge.png"], "--image huge.png: more than 179 million pixels"),
+            (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
+            (["--model", "nowhere"], "--model nowhere: no such folder"),
+            (["--model", "some/where/nothing"], "--model some/where/nothing: no such folder"),
+            (["--model", "../someone/nothing"], "--model ../someone/nothing: no such folder"),
             (["--model", "someone/nothing-of-that-name"], "--model someone/nothing-of-that-name: "),
             (["--model", "CHECKPOINT", "--dominant", "90"], "dominant=90 and contextual=10 ask for 100 tokens"),
-            (["--model", "CHECKPOINT", "--dominant", "0"], "dominant must be at least 1, got 0"),
         ],
     )
     def test_one_line_and_status_2(self, run, checkpoint, tmp_path, arguments, message):
         (tmp_path / "notes.txt").write_text("not a photograph")
+        (tmp_path / "huge.png").write_bytes(png_header(30000, 30000))
         status, output, errors = run(*(checkpoint if word == "CHECKPOINT" else word for word in arguments))
         complaint = [line for line in errors.splitlines() if "loading" not in line]
         assert status == 2
@@ -127,11 +144,43 @@ class TestBadInput:
         assert status == 2
         assert "its model type is 'llama', expected 'llava'" in errors
 
-    @pytest.mark.parametrize("argument", ["--repeats", "--max-new-tokens"])
+    @pytest.mark.parametrize("argument", ["--repeats", "--max-new-tokens", "--dominant"])
     def test_counts_are_positive(self, run, capsys, argument):
         with pytest.raises(SystemExit, match="2"):
             run(argument, "0")
         assert "expected at least 1, got 0" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("argument", ["--repeats", "--max-new-tokens", "--dominant", "--contextual"])
+    def test_counts_are_whole_numbers(self, run, capsys, argument):
+        with pytest.raises(SystemExit, match="2"):
+            run(argument, "1.5")
+        assert f"argument {argument}: expected a whole number, got '1.5'" in capsys.readouterr().err
+
+
+class TestReport:
+    @pytest.mark.parametrize(
+        ("full", "zipped", "ratio"),
+        [
+            ([0.734, 0.6, 0.028], [0.018, 0.026, 0.571], "ranges overlap"),
+            ([3.0, 4.0, 5.0], [1.0, 2.0, 2.5], "2.00 x"),
+            ([1.0, 2.0, 2.5], [3.0, 4.0, 5.0], "0.50 x"),
+            ([576], [64], "9.00 x"),
+            ([64], [64], "1.00 x"),
+        ],
+    )
+    def test_no_ratio_where_ranges_overlap(self, full, zipped, ratio):
+        assert report._ratio(full, zipped) == ratio
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [
+            ((451, 300), ["cat.png: the model sees the middle 67%; left and right are cut off"]),
+            ((300, 451), ["cat.png: the model sees the middle 67%; top and bottom are cut off"]),
+            ((300, 300), []),
+        ],
+    )
+    def test_what_was_cropped_is_said(self, size, words):
+        assert photographs.cropped([Image.new("RGB", size)], ["cat.png"], torch.zeros(1, 3, 336, 336)) == words
 
 
 class TestPicture:

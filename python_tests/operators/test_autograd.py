@@ -72,11 +72,11 @@ def test_gradcheck_of_the_reference(rng, shape, merge):
     x = torch.randn(shape.B, shape.S, shape.C, generator=rng, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(shape.B, shape.k + shape.m, shape.C, generator=rng, dtype=torch.float64)
 
-    def carry(x: Tensor) -> Tensor:
+    def merged(x: Tensor) -> Tensor:
         return reference.merge(x, assignment, shape.k, shape.m, merge)
 
-    assert torch.autograd.gradcheck(carry, x)
-    (expected,) = torch.autograd.grad(carry(x), x, grad)
+    assert torch.autograd.gradcheck(merged, x)
+    (expected,) = torch.autograd.grad(merged(x), x, grad)
     adjoint = reference.merge_backward(grad, assignment, shape.k, shape.m, merge)
     torch.testing.assert_close(adjoint, expected, rtol=1e-14, atol=1e-14)
 
@@ -118,8 +118,8 @@ def test_second_derivative(dispatched_backend, rng, op, merge):
     matrix = matrix if op == "merge" else matrix.mT
     seed = normal(rng, *first.shape)
     seconds = []
-    for carry in (function, lambda x: matrix @ x):
-        (gradient,) = torch.autograd.grad((carry(first) ** 3).sum(), first, create_graph=True)
+    for linear_map in (function, lambda x: matrix @ x):
+        (gradient,) = torch.autograd.grad((linear_map(first) ** 3).sum(), first, create_graph=True)
         seconds.append(torch.autograd.grad(gradient, first, seed)[0])
     torch.testing.assert_close(*seconds, rtol=1e-4, atol=1e-4)
 
@@ -178,7 +178,7 @@ def test_checkpointing(dispatched_backend, rng):
 def test_gradient_under_compile(dispatched_backend, rng, op):
     call = random_call(op, rng, SMALL)
     first, function = differentiable(call, dispatched_backend)
-    loss = lambda carry, x: carry(x).sin().sum()  # noqa: E731
+    loss = lambda linear_map, x: linear_map(x).sin().sum()  # noqa: E731
     (eager,) = torch.autograd.grad(loss(function, first), first)
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

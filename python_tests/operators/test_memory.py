@@ -89,7 +89,7 @@ PACKED = (
 def call(lengths):
     starts = torch.tensor([0, *lengths]).cumsum(0).int()
     hidden, keys = torch.ones(sum(lengths), 64), torch.randn(4 * sum(lengths), 16, 80)
-    k, m = visionzip_ext.budget(lengths, ratio=0.1)
+    k, m = visionzip_ext.allocate_budgets(lengths, ratio=0.1)
     before = peak()
     visionzip_ext.zip_packed(hidden, keys, starts, k, m, queries=keys, scale=0.1, group=4)
     return peak() - before

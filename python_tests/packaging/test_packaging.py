@@ -36,7 +36,7 @@ def run(*command, cwd, **environment):
     result = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**os.environ, "PATH": path, **environment},
+        env={**os.environ, "PATH": path, "PYTHONPATH": "", **environment},  # packages of these environments alone
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,7 +90,9 @@ class Environment:
 
 
 def python_files(package: Path) -> set[str]:
-    return {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    """Types among them."""
+    found = (path for pattern in ("*.py", "*.pyi", "py.typed") for path in package.rglob(pattern))
+    return {str(path.relative_to(package)) for path in found}
 
 
 def libraries(package: Path) -> set[str]:

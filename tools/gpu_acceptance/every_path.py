@@ -67,13 +67,13 @@ def _compute_packed(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
     hidden, keys, starts = (inputs[name] for name in ("hidden", "keys", "cu_seqlens"))
     options = {"queries": inputs["queries"], "scale": case.scale, "group": case.group, "max_seqlen": case.S}
     tokens, *decision = ops.zip_packed(hidden, keys, starts, *case.budgets, merge=case.merge, **options)
-    carried = (decision[1], starts, *case.budgets)
+    applied = (decision[1], starts, *case.budgets)
     return (
         tokens.unsqueeze(0),
         *decision,
         *ops.select_packed(keys, starts, *case.budgets, **options),
-        ops.merge_packed(hidden, *carried, merge=case.merge),
-        ops.merge_packed_backward(tokens, *carried, merge=case.merge),
+        ops.merge_packed(hidden, *applied, merge=case.merge),
+        ops.merge_packed_backward(tokens, *applied, merge=case.merge),
     )
 
 

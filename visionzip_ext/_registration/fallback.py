@@ -1,7 +1,7 @@
 """Devices without a kernel run the reference, behind the same checks and therefore with the same words.
 
 Where a device has kernels for a part of the problems only, the decision comes from the reference (`_select_reference`,
-which the device's operators call for the others) and is carried out by the device's own `merge`.
+which the device's operators call for the others) and is applied by the device's own `merge`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""What `torch.export.save` writes for the operators' results, so that a saved program returns them again."""
+"""How the operators' results are saved: by `torch.export.save`, and by `torch.save` for `weights_only=True`."""
 
 from __future__ import annotations
 
-from torch.utils import _pytree
+import torch
 
+from visionzip_ext._registration.torch_private import name_for_export
 from visionzip_ext.ops import Decision, ZipResult
 from visionzip_ext.packed import PackedDecision, PackedZipResult
 
-# Any named tuple can be exported; to be saved it must have a name of its own. torch has no public function for that.
-if hasattr(_pytree, "_register_namedtuple"):
-    for _result in (ZipResult, Decision, PackedZipResult, PackedDecision):
-        _pytree._register_namedtuple(_result, serialized_type_name=f"visionzip_ext.{_result.__name__}")
+_RESULTS = (ZipResult, Decision, PackedZipResult, PackedDecision)
+
+for _result in _RESULTS:
+    name_for_export(_result, f"visionzip_ext.{_result.__name__}")
+torch.serialization.add_safe_globals(list(_RESULTS))

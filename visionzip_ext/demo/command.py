@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from rich.console import Console
+from rich.markup import escape
 
 from visionzip_ext.demo import picture, report
 from visionzip_ext.demo.errors import DemoError
 from visionzip_ext.demo.measure import VARIANTS, measure
-from visionzip_ext.demo.photographs import photographs
+from visionzip_ext.demo.photographs import cropped, photographs
 from visionzip_ext.demo.subject import DTYPES, Subject, device_named, load
 from visionzip_ext.integrations.transformers import ZipDecision, compress, restore
 
@@ -33,14 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", nargs="+", default=[], metavar="FILE", help="photographs (default: one from scikit-image)"
     )
     parser.add_argument(
-        "--dominant", type=int, default=54, metavar="K", help="tokens kept, CLS among them (default: 54)"
+        "--dominant", type=_at_least(1), default=54, metavar="K", help="tokens kept, CLS among them (default: 54)"
     )
-    parser.add_argument("--contextual", type=int, default=10, metavar="M", help="tokens merged into (default: 10)")
+    parser.add_argument(
+        "--contextual", type=_at_least(0), default=10, metavar="M", help="tokens merged into (default: 10)"
+    )
     parser.add_argument("--prompt", default="What is in this picture?", help="the question about each image")
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=16, metavar="N", help="length of answers (default: 16)"
+        "--max-new-tokens", type=_at_least(1), default=16, metavar="N", help="length of answers (default: 16)"
     )
-    parser.add_argument("--repeats", type=_positive, default=3, metavar="N", help="timed forwards of each (default: 3)")
+    parser.add_argument(
+        "--repeats", type=_at_least(1), default=7, metavar="N", help="timed forwards of each (default: 7)"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is a GPU)")
     parser.add_argument(
         "--dtype",
@@ -67,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    budget = {"dominant": args.dominant, "contextual": args.contextual}
+    budget: dict[str, Any] = {"dominant": args.dominant, "contextual": args.contextual}
     images = photographs(args.image)
     device = device_named(args.device)
     if not args.output.absolute().parent.is_dir():
@@ -92,10 +99,12 @@ def _run(args: argparse.Namespace) -> None:
         _write(args.output, seen, measurement.decision, subject.caution)
     console = Console()
     report.show(console, measurement, subject.description, _where(subject), budget)
+    for note in cropped(images, args.image, measurement.pixel_values):
+        console.print(f"[bold]Cropped[/bold] {escape(note)}", highlight=False)
     console.print(f"[bold]Picture[/bold] {args.output}", highlight=False)
 
 
-def _check_budget(subject: Subject, budget: dict[str, int]) -> None:
+def _check_budget(subject: Subject, budget: dict[str, Any]) -> None:
     try:
         compress(subject.model, subject.processor, **budget)
     except (TypeError, ValueError) as error:
@@ -116,8 +125,14 @@ def _where(subject: Subject) -> str:
     return f"{device.type} ({name}), {dtype}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
+        return value
+
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.colors
@@ -36,7 +37,7 @@ def draw(path: Path, images: np.ndarray, decision: ZipDecision, note: str = "") 
     count = len(images)
     figure = Figure(figsize=(2 * _PANEL_INCHES, count * _PANEL_INCHES + 0.8), layout="constrained", facecolor=_PAPER)
     FigureCanvasAgg(figure)
-    panels = figure.subplots(count, 2, squeeze=False)
+    panels: Any = figure.subplots(count, 2, squeeze=False)
     patches = decision.grid[0] * decision.grid[1]
     panels[0, 0].set_title(f"what the encoder sees: {patches} patches", color=_INK)
     panels[0, 1].set_title(

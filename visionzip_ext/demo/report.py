@@ -103,8 +103,14 @@ def _add_row(
         spread = f"\n[dim]{form(min(values))} to {form(max(values))}[/dim]" if len(values) > 1 else ""
         return form(statistics.median(values)) + spread
 
-    ratio = statistics.median(full) / statistics.median(zipped)
-    table.add_row(label, cell(full), cell(zipped), f"{ratio:.2f} x")
+    table.add_row(label, cell(full), cell(zipped), _ratio(full, zipped))
+
+
+def _ratio(full: Sequence[float], zipped: Sequence[float]) -> str:
+    """Of the medians; none where the ranges overlap, because it would say more than was measured."""
+    if len(full) > 1 and min(full) <= max(zipped) and min(zipped) <= max(full):
+        return "ranges overlap"
+    return f"{statistics.median(full) / statistics.median(zipped):.2f} x"
 
 
 def _answers(measurement: Measurement) -> Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
@@ -76,6 +78,7 @@ def load(name: str | None, question: str, device: torch.device, dtype: str) -> S
 
 
 def _from_pretrained(name: str, dtype: str) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    _check_name(name)
     try:
         kind = AutoConfig.from_pretrained(name).model_type
         if kind != "llava":
@@ -87,3 +90,9 @@ def _from_pretrained(name: str, dtype: str) -> tuple[LlavaForConditionalGenerati
     except (OSError, ValueError) as error:
         raise DemoError(f"--model {name}: {first_line(error)}") from None
     return model, processor
+
+
+def _check_name(name: str) -> None:
+    """Raise DemoError where a name is neither a folder nor of the hub's form: to ask the hub for it takes long."""
+    if not Path(name).is_dir() and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        raise DemoError(f"--model {name}: no such folder, and not a name on the hub, which would be ORGANISATION/MODEL")

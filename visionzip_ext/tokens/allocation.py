@@ -7,12 +7,13 @@ import math
 import operator
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import deprecated
 
-__all__ = ["Budgets", "budget"]
+__all__ = ["Budgets", "allocate_budgets", "budget"]
 
 
 class Budgets(NamedTuple):
@@ -22,7 +23,7 @@ class Budgets(NamedTuple):
     m: list[int]
 
 
-def budget(
+def allocate_budgets(
     lengths: Iterable[int] | Tensor,
     *,
     ratio: float | None = None,
@@ -63,7 +64,13 @@ def budget(
     return Budgets([count - contextual for count, contextual in zip(tokens, m, strict=True)], m)
 
 
-def as_int(name: str, value: object) -> int:
+@deprecated("visionzip_ext.budget is called allocate_budgets now; the old name goes with the next release")
+def budget(lengths: Iterable[int] | Tensor, **options: Any) -> Budgets:
+    """`allocate_budgets` by its old name."""
+    return allocate_budgets(lengths, **options)
+
+
+def as_int(name: str, value: Any) -> int:
     """The int that an argument is or, as NumPy's integers do, stands for; TypeError where there is none, as in True."""
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
@@ -90,7 +97,7 @@ def _checked_lengths(lengths: Iterable[int] | Tensor) -> list[int]:
     return lengths
 
 
-def _share(name: str, value: float) -> Fraction:
+def _share(name: str, value: float | None) -> Fraction:
     """Exactly what the float is: products with it are rounded once."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a float, got {value!r} of type {type(value).__name__}")
