@@ -160,7 +160,7 @@ class TestPromise:
         assert result[0]["generated_text"]
 
     def test_a_budget_for_the_whole_image(self, family):
-        model, processor = compressed(family, dominant=12, contextual=5, budget="image")
+        model, processor = compressed(family, dominant=12, contextual=5, budget_per="image")
         text = [QUESTION] * 3
         inputs = processor(images=family.images(3), text=text, return_tensors="pt", padding=True)
         assert tokens_of(inputs) == [17] * 3
@@ -281,7 +281,7 @@ class TestVideo:
             assert torch.isfinite(model(**inputs).logits).all()
 
     def test_a_budget_for_the_whole_video(self, family):
-        model, processor = compressed(family, dominant=13, contextual=4, budget="image")
+        model, processor = compressed(family, dominant=13, contextual=4, budget_per="image")
         inputs = processor(videos=videos(1), text=[self.TEXT], return_tensors="pt")
         assert tokens_of(inputs, VIDEO_TOKEN) == [17 + family.newlines]
         assert answer(model, inputs).shape == (1, NEW)
@@ -378,8 +378,8 @@ class TestTiles:
             compress(family.model(), processor, dominant=K, contextual=M)
 
     def test_image_budget_below_the_number_of_tiles(self, family):
-        with pytest.raises(ValueError, match='dominant=4 with budget="image" is less than one token for each of 5'):
-            compress(family.model(), dominant=4, contextual=M, budget="image")
+        with pytest.raises(ValueError, match='dominant=4 with budget_per="image" is less than one token for each of 5'):
+            compress(family.model(), dominant=4, contextual=M, budget_per="image")
 
 
 def _rows_of_tiles(model, inputs, decision) -> torch.Tensor:
@@ -462,12 +462,12 @@ class TestInstances:
             torch.testing.assert_close(copy.deepcopy(model)(**inputs).logits, expected)
 
     def test_saved_and_loaded_with_its_setting(self, family, tmp_path):
-        options = {"merge": "mean", "budget": "image", "dominant": 12, "contextual": 5}
+        options = {"merge": "mean", "budget_per": "image", "dominant": 12, "contextual": 5}
         model, processor = compressed(family, **options)
         model.save_pretrained(tmp_path)
         inputs = processor(images=family.images(2), text=[QUESTION] * 2, return_tensors="pt", padding=True)
         expected = image_features(model, inputs)
-        assert AutoConfig.from_pretrained(tmp_path).visionzip["budget"] == "image"
+        assert AutoConfig.from_pretrained(tmp_path).visionzip["budget_per"] == "image"
         loaded, fresh = type(model).from_pretrained(tmp_path).eval(), family.processor()
         compress_as_configured(loaded, fresh)
         inputs = fresh(images=family.images(2), text=[QUESTION] * 2, return_tensors="pt", padding=True)
@@ -525,7 +525,7 @@ class TestInstances:
 
     def test_unknown_words(self, family):
         for options, message in (
-            ({"budget": "frame"}, 'budget must be "tile" or "image", got \'frame\''),
+            ({"budget_per": "frame"}, 'budget_per must be "tile" or "image", got \'frame\''),
             ({"layout": "raster"}, 'layout must be "released" or "native", got \'raster\''),
             ({"merge": "sum"}, 'merge must be "residual" or "mean"'),
         ):

@@ -807,12 +807,17 @@ class TestBadInput:
             (torch.compile, "model._orig_mod"),
             (torch.nn.DataParallel, "model.module"),
             (as_by_peft, "model.base_model.model"),
-            (lambda model: torch.nn.DataParallel(torch.compile(as_by_peft(model))), "model.module._orig_mod.base_mod"),
+            (
+                lambda model: torch.nn.DataParallel(torch.compile(as_by_peft(model))),
+                "model.module._orig_mod.base_model.model",
+            ),
         ],
     )
     def test_wrapped_model(self, model, wrap, path):
         for function in (compress, restore, last_zip, visionzip_ext.visionzip, compress_as_configured):
-            with pytest.raises(TypeError, match=f"around a supported model; pass that, {path}.* before it is wrapped"):
+            with pytest.raises(
+                TypeError, match=f"around a supported model; pass that, {path}, before or after it is wrapped"
+            ):
                 function(wrap(model))
 
     @pytest.mark.parametrize("broken", [torch.nn.Linear(2, 2), "llava", None])

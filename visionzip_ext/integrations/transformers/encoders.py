@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 import visionzip_ext
 from visionzip_ext.integrations.transformers.towers.zip_tower import ZipTower
 from visionzip_ext.tokens.budget import Budget, TileBudget
-from visionzip_ext.tokens.zip_tiles import Tile, ZipDecision, zip_tiles
+from visionzip_ext.tokens.decision import ZipDecision
+from visionzip_ext.tokens.tiles import Tile
+from visionzip_ext.tokens.zip_tiles import zip_tiles
 
 
 @dataclass(frozen=True)
