@@ -12,6 +12,7 @@ from visionzip_ext import last_zip
 
 pytestmark = families
 
+
 def test_one_image(family):
     model, processor = compressed(family)
     seen = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.compressed_families import NEW, QUESTION, K, M, answer, compressed, image_features, tiled, tokens_of
 
-from visionzip_ext import compress, last_zip, restore
+from visionzip_ext import compress, last_zip, merge, restore
 
 pytestmark = tiled
 
@@ -96,8 +96,6 @@ def test_image_budget_below_the_number_of_tiles(family):
 
 def _rows_of_tiles(model, inputs, decision) -> torch.Tensor:
     """(tiles, k + m, channels): each tile's projected rows, from the decision by `merge`."""
-    from visionzip_ext import merge
-
     count = len(decision.indices)
     with torch.no_grad():
         unchanged = copy.deepcopy(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from support import tiny_models as tiny
 from support.compressed_llava import TOKENS, K, M, as_by_peft
-from support.tiny_models import PATCHES, features
+from support.tiny_models import PATCHES, features, padded, prompt
 
 import visionzip_ext
 from visionzip_ext import compress, compress_as_configured, last_zip, restore
@@ -60,6 +61,71 @@ def test_wrapped_model(model, wrap, path):
             TypeError, match=f"around a supported model; pass that, {path}, before or after it is wrapped"
         ):
             function(wrap(model))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inside"),
+    [
+        (lambda model: torch.compile(model, backend="eager"), lambda wrapper: wrapper._orig_mod),
+        (torch.nn.DataParallel, lambda wrapper: wrapper.module),
+        (as_by_peft, lambda wrapper: wrapper.base_model.model),
+    ],
+)
+def test_a_model_may_be_compressed_after_it_was_wrapped(model, wrap, inside):
+    """As the message for a wrapped model says."""
+    batch = padded([prompt([1, 5], TOKENS, [7])]) | {"pixel_values": tiny.pixels(1)}
+    expected = compress(copy.deepcopy(model), dominant=K, contextual=M)(**batch).logits
+    torch._dynamo.reset()
+    wrapped = wrap(model)
+    with torch.no_grad():
+        wrapped(**padded([prompt([1, 5], PATCHES, [7])]), pixel_values=tiny.pixels(1))
+        compress(inside(wrapped), dominant=K, contextual=M)
+        torch.testing.assert_close(wrapped(**batch).logits, expected)
+
+
+def test_weights_in_double_precision(model):
+    with pytest.raises(
+        TypeError, match=r"vision tower, a \w+, are float64; expected float32, bfloat16 or float16: call"
+    ):
+        compress(model.double(), dominant=K, contextual=M)
+    assert features(model, tiny.pixels(1).double()).shape[1] == PATCHES
+    assert features(compress(model.float(), dominant=K, contextual=M), tiny.pixels(1)).shape[1] == TOKENS
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        (
+            "dominant=54",
+            TypeError,
+            r"config\.visionzip must be a dict of .*\(dominant, .*, got 'dominant=54' of type str",
+        ),
+        ([54, 10], TypeError, r"config\.visionzip must be a dict of .*, got \[54, 10\] of type list"),
+        (
+            {"dominant": 5, "kept": 1, "per": 2},
+            ValueError,
+            r"config\.visionzip has unknown keys \['kept', 'per'\]; .*merge",
+        ),
+        ({"budget": "tile", "budget_per": "tile"}, ValueError, r"config\.visionzip has unknown keys \['budget'\]"),
+    ],
+)
+def test_a_setting_in_the_config_that_is_none(model, setting, error, message):
+    model.config.visionzip = setting
+    with pytest.raises(error, match=message):
+        compress_as_configured(model)
+    assert features(model, tiny.pixels(1)).shape[1] == PATCHES, "the model was changed all the same"
+
+
+def test_the_old_name_of_budget_per(model):
+    with pytest.warns(
+        DeprecationWarning, match=r"compress\(budget='image'\) is now compress\(budget_per='image'\)"
+    ) as told:
+        compress(model, dominant=K, contextual=M, budget="image")
+    assert told[0].filename == __file__
+    assert model.config.visionzip["budget_per"] == "image"
+    assert "budget" not in model.config.visionzip
+    with pytest.raises(TypeError, match="budget is the old name of budget_per; got both"):
+        compress(model, dominant=K, contextual=M, budget_per="image", budget="tile")
 
 
 @pytest.mark.parametrize("broken", [torch.nn.Linear(2, 2), "llava", None])

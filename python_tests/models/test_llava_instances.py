@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -85,13 +87,20 @@ def test_one_processor_for_two_budgets(model, processor):
     assert placeholders(inputs) == [4]
 
 
-@pytest.mark.parametrize("end", ["restored", "deleted", "of the same budget", "copied", "the same"])
-def test_one_processor_that_is_free(processor, end):
+@pytest.mark.parametrize("method_kept", [False, True])
+@pytest.mark.parametrize(
+    "end", ["restored", "restored without it", "deleted", "of the same budget", "copied", "the same"]
+)
+def test_one_processor_that_is_free(processor, end, method_kept):
     model, other = tiny.llava(), tiny.llava()
     compress(model, processor, dominant=K, contextual=M)
+    kept = [model.model.get_image_features] if method_kept else []  # and with it the adapter
     budget = {"dominant": 3, "contextual": 1}
     if end == "restored":
         restore(model, processor)
+    elif end == "restored without it":
+        with pytest.warns(RuntimeWarning, match="still writes"):
+            restore(model)
     elif end == "deleted":
         del model
     elif end == "of the same budget":
@@ -103,6 +112,34 @@ def test_one_processor_that_is_free(processor, end):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compress(other, processor, **budget)
+    del kept
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_deleted_model_is_gone_at_once(model, processor, inner, monkeypatch):
+    """Without a garbage collection: nothing of ours keeps the language model, and the processor is known to be free."""
+    model = copy.deepcopy(model)  # the fixture's lives as long as the test
+    compress(model.model if inner else model, processor, dominant=K, contextual=M)
+    features(model, tiny.pixels(1))
+    language_model = weakref.ref(model.model.language_model)
+    gc.disable()
+    try:
+        monkeypatch.setattr(gc, "collect", lambda *generation: pytest.fail("compress collects garbage"))
+        del model
+        assert language_model() is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compress(tiny.llava(), processor, dominant=3, contextual=1)
+    finally:
+        gc.enable()
+
+
+def test_a_feature_method_that_outlives_its_model(model):
+    model = copy.deepcopy(model)
+    method = compress(model, dominant=K, contextual=M).model.get_image_features
+    del model
+    with pytest.raises(RuntimeError, match="the compressed model that this method belongs to is deleted"):
+        method(tiny.pixels(1))
 
 
 def test_threads_share_models(model):

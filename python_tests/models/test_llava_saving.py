@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -72,6 +73,22 @@ def test_a_saved_processor_compressed_to_another_budget(model, processor, tmp_pa
     its_processor = tiny.loaded_processor(tmp_path)
     restore(compress(model, its_processor, dominant=3, contextual=1), its_processor)
     assert its_processor.num_additional_image_tokens == 1
+
+
+@pytest.mark.parametrize("per", ["tile", "image"])
+def test_a_config_that_an_earlier_version_wrote(model, tmp_path, per):
+    """It had `budget` for what is `budget_per` now; loading it is no reason for a warning."""
+    compress(model, dominant=K, contextual=M, budget_per=per).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["visionzip"].pop("budget_per") == per
+    config["visionzip"]["budget"] = per
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compress_as_configured(loaded)
+    assert loaded.config.visionzip == model.config.visionzip
+    assert torch.equal(features(loaded, tiny.pixels(1)), features(model, tiny.pixels(1)))
 
 
 def test_nothing_configured(model):

@@ -37,6 +37,25 @@ def test_asking_for_the_towers_hidden_states_runs_all_layers(compressed):
         assert len(outputs.hidden_states) == LAYERS + 1
 
 
+@pytest.mark.parametrize("output", ["hidden_states", "attentions"])
+def test_a_config_that_asks_for_the_towers_outputs_runs_all_layers(model, output):
+    if output == "attentions":
+        model.set_attn_implementation("eager")
+    expected = features(compress(model, dominant=K, contextual=M), tiny.pixels(1))
+    ran = []
+    vision_layers(model)[-1].register_forward_hook(lambda *call: ran.append(1))
+    setattr(model.model.vision_tower.config, f"output_{output}", True)
+    assert torch.equal(features(model, tiny.pixels(1)), expected)
+    assert ran == [1]
+    if TRANSFORMERS >= (5, 0):  # transformers 4 returns the features alone
+        outputs = model.model.get_image_features(tiny.pixels(1))
+        assert len(getattr(outputs, output)) == LAYERS + (output == "hidden_states")
+        assert all(layer is not None for layer in getattr(outputs, output))
+    ran.clear()
+    features(model, tiny.pixels(1), **{f"output_{output}": False})
+    assert ran == [], "what the call says comes before what the config says"
+
+
 def test_a_config_that_asks_for_hidden_states_does_no_harm(model):
     """transformers 5 hooks the layers that it sees at the first request, so it must never see a part of them."""
     model.model.vision_tower.config.output_hidden_states = True

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from visionzip_ext.integrations.transformers.families.image_grids import ImageGrids
 from visionzip_ext.tokens.budget import Budget
-from visionzip_ext.tokens.tiled_images import TiledImage, TiledImages
+from visionzip_ext.tokens.tiled_images import LAYOUTS, TiledImage, TiledImages
 
 PATCHES, TILE = 6, 84
 GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1), (2, 3)]
@@ -109,6 +109,17 @@ def test_padding_is_what_the_library_says(size, grids):
     left = unpad_image(torch.zeros(1, rows * PATCHES, columns * PATCHES), size)
     assert image.grid == (rows, columns)
     assert images.tokens(image) == PATCHES**2 + left.numel() + left.shape[1]
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(32, 208), (64, 368), (128, 688)])
+def test_native_newlines_come_on_top_of_the_budget(tokens, expected):
+    """A square image of LLaVA-NeXT: 2 x 2 tiles of 24 x 24 patches, so 48 newlines beside the paper's tokens."""
+    grids = ImageGrids(((672, 672),), 336, 24)
+    counts = {}
+    for layout in LAYOUTS:
+        images = TiledImages(Budget(tokens - 10, 10), 24, has_cls=True, layout=layout)
+        counts[layout] = images.tokens(images.image(*grids.of_image(700, 700)))
+    assert counts == {"released": 5 * tokens, "native": expected}
 
 
 @pytest.mark.parametrize(("tiles", "expected"), [(1, [(12, 5)]), (3, [(4, 1), (4, 2), (4, 2)]), (5, None)])

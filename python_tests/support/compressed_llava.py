@@ -37,6 +37,9 @@ class Wrapper(torch.nn.Module):
         self.wraps = name
         setattr(self, name, module)
 
+    def forward(self, *args, **kwargs):
+        return getattr(self, self.wraps)(*args, **kwargs)
+
     def __getattr__(self, name):
         try:
             return super().__getattr__(name)
