@@ -84,9 +84,7 @@ def test_a_model_may_be_compressed_after_it_was_wrapped(model, wrap, inside):
 
 
 def test_weights_in_double_precision(model):
-    with pytest.raises(
-        TypeError, match=r"vision tower, a \w+, are float64; expected float32, bfloat16 or float16: call"
-    ):
+    with pytest.raises(TypeError, match=r"CLIPVisionModel has parameters of float64; .* call \.float\(\) on the model"):
         compress(model.double(), dominant=K, contextual=M)
     assert features(model, tiny.pixels(1).double()).shape[1] == PATCHES
     assert features(compress(model.float(), dominant=K, contextual=M), tiny.pixels(1)).shape[1] == TOKENS

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -54,8 +53,6 @@ class ModelAdapter(ABC):
                 f'layout="{settings.layout}" is for models that show images in tiles; {type(model).__name__} does not'
             )
         self.towers = self.make_towers()
-        for tower in self.towers.values():
-            check_dtype(tower)
         self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
         self.check_budget()
@@ -163,12 +160,3 @@ class ModelAdapter(ABC):
         """See `image_features.as_returned`."""
         wanted = self.base_model.config.return_dict if return_dict is None else return_dict
         return as_returned(features, encoded.outputs, bool(wanted))
-
-
-def check_dtype(tower: ZipTower) -> None:
-    """Raise TypeError for a tower in float64, which no kernel takes."""
-    if tower.tower.dtype == torch.float64:
-        raise TypeError(
-            f"the weights of the vision tower, a {tower.name}, are float64; expected float32, bfloat16 or float16: "
-            "call model.float() first"
-        )

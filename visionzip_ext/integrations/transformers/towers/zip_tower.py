@@ -88,13 +88,14 @@ class ZipTower:
             early_exit: leave out the layers after the select layer. With several, all run.
 
         Raises:
-            TypeError: a tower of an unknown kind; `early_exit` is not a bool.
+            TypeError: a tower of an unknown kind, or of float64; `early_exit` is not a bool.
             ValueError: `vision_feature_layer` is out of range.
         """
         if not isinstance(early_exit, bool):
             raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
         self.tower = tower
         self.has_cls = starts_with_cls(tower)
+        check_dtype(tower)
         # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
         self._registers = getattr(tower.config, "num_register_tokens", 0)
         self.early_exit = early_exit
@@ -224,3 +225,12 @@ def feature_depths(vision_feature_layer: int | Sequence[int], layers: int) -> tu
     if not several:
         raise ValueError("vision_feature_layer is empty; expected a layer or several")
     return tuple(select_depth(layer, layers) for layer in several)
+
+
+def check_dtype(tower: nn.Module) -> None:
+    """Raise TypeError for a tower of float64, which the operators do not take."""
+    if any(parameter.dtype == torch.float64 for parameter in tower.parameters()):
+        raise TypeError(
+            f"{type(tower).__name__} has parameters of float64; VisionZip's operators take float32, float16 and "
+            "bfloat16: call .float() on the model first"
+        )
