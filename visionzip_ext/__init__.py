@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys as _sys
 from importlib import import_module as _import_module
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
 from importlib.util import find_spec as _find_spec
 from typing import Any as _Any
 
@@ -70,10 +72,18 @@ def __getattr__(name: str) -> _Any:
         # hasattr and inspect expect an AttributeError; `from visionzip_ext import ...` would hide what one says.
         imported = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
         raise (ImportError if imported else AttributeError)(
-            f"visionzip_ext.{name} needs transformers, which cannot be imported: {error}. Install it with "
+            f"visionzip_ext.{name} needs transformers >= 4.57, < 6, {_transformers_here(error)}. Install one with "
             "`pip install 'visionzip_ext[transformers]'`."
         ) from error
     return getattr(models, name)
+
+
+def _transformers_here(error: ImportError) -> str:
+    """What stands in the way of those that need transformers."""
+    try:
+        return f"but {_version('transformers')} is installed, which cannot be used: {error}"
+    except _PackageNotFoundError:
+        return f"which is not installed: {error}"
 
 
 def __dir__() -> list[str]:

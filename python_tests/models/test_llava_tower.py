@@ -125,7 +125,7 @@ def test_nothing_is_kept_of_forwards_that_are_not_zipped(compressed):
     compressed.model.vision_tower(tiny.pixels(1))
     tower = compressed.model._visionzip.tower
     assert tower._select_layer_output is None
-    assert tower._tap._log is None
+    assert tower._recorder._log is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

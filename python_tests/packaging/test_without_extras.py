@@ -37,8 +37,36 @@ def test_the_package_can_be_looked_at():
 )
 def test_what_models_need_is_said(code, error):
     last = run(code).stderr.splitlines()[-1]
-    assert last.startswith(f"{error}: visionzip_ext.compress needs transformers, which cannot be imported: ")
+    assert last.startswith(f"{error}: visionzip_ext.compress needs transformers >= 4.57, < 6, but ")
+    assert "is installed, which cannot be used: " in last
     assert "pip install 'visionzip_ext[transformers]'" in last
+
+
+def test_an_older_transformers_is_named(tmp_path):
+    """As LLaVA's repository pins it: 4.37, without what attention is recorded by."""
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text('__version__ = "4.37.2"\n')
+    (tmp_path / "transformers-4.37.2.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: transformers\nVersion: 4.37.2\n"
+    (tmp_path / "transformers-4.37.2.dist-info" / "METADATA").write_text(metadata)
+    code = f"sys.path.insert(0, {str(tmp_path)!r})\nfrom visionzip_ext import visionzip"
+    last = run(code, absent=()).stderr.splitlines()[-1]
+    assert last.startswith(
+        "ImportError: visionzip_ext.visionzip needs transformers >= 4.57, < 6, but 4.37.2 is installed"
+    )
+
+
+def test_no_transformers_is_said():
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "from visionzip_ext import compress"
+    )
+    last = run(code).stderr.splitlines()[-1]
+    assert last.startswith(
+        "ImportError: visionzip_ext.compress needs transformers >= 4.57, < 6, which is not installed: "
+    )
 
 
 def test_with_transformers_everything_is_listed():

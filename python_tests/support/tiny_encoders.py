@@ -10,13 +10,14 @@ import transformers
 from support import tiny_models as tiny
 from support.tiny_models import IMAGE_SIZE, LAYERS, PATCH
 from torch import Tensor, nn
+from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
 
 from visionzip_ext import reference
 
 REGISTERS = 3
 CHANNELS = 32
 HEADS = 4
-KINDS = ("clip", "siglip", "dinov2", "dinov2_with_registers")
+KINDS = ("clip", "siglip", "vit", "dinov2", "dinov2_with_registers", "dinov3")
 
 
 def tokens_of(kind: str, patches: int) -> int:
@@ -47,8 +48,14 @@ def _untrained(kind: str) -> transformers.PreTrainedModel:
         return transformers.SiglipVisionModel(tiny.vision_config("siglip"))
     sizes = {"hidden_size": CHANNELS, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH}
+    if kind == "vit":
+        return transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=64))
     if kind == "dinov2":
         return transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
+    if kind == "dinov3":
+        # without pos_embed_rescale: in training mode it makes positions random
+        own = {"intermediate_size": 64, "num_register_tokens": REGISTERS, "pos_embed_rescale": None}
+        return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**sizes, **own))
     config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=REGISTERS)
     return transformers.Dinov2WithRegistersModel(config)
 
@@ -103,18 +110,29 @@ def eager(model: nn.Module, pixel_values: Tensor, layer: int) -> Eager:
     model = copy.deepcopy(model)
     model.set_attn_implementation("eager")
     depth = layer % (LAYERS + 1)
-    projected = []
-    for name, module in layers_of(model)[depth - 1].named_modules():
-        if name.endswith(("k_proj", "key")):
-            module.register_forward_hook(lambda module, args, output: projected.append(output))
     outputs = model(pixel_values, output_hidden_states=True, output_attentions=True)
-    (keys,) = projected
     hidden, attn = outputs.hidden_states[layer], outputs.attentions[depth - 1]
-    keys = keys.unflatten(2, (HEADS, -1)).transpose(1, 2)
     if getattr(model.config, "num_register_tokens", 0):
         attn = without_registers(model, without_registers(model, attn).mT).mT
         attn = attn / attn.sum(-1, keepdim=True)
-    return Eager(without_registers(model, hidden), without_registers(model, keys), attn, has_cls(model))
+    _, keys = attention_inputs(model, pixel_values, depth)
+    return Eager(without_registers(model, hidden), keys, attn, has_cls(model))
+
+
+@torch.no_grad()
+def attention_inputs(model: nn.Module, pixel_values: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, H, S, D) of a layer, 1 the first, made of what its projections give; registers left out."""
+    model = copy.deepcopy(model)
+    seen = {}
+    for name, module in layers_of(model)[depth - 1].named_modules():
+        if name.endswith(("q_proj", "query", "k_proj", "key")):
+            which = "queries" if "q" in name.split(".")[-1] else "keys"
+            module.register_forward_hook(lambda module, args, output, which=which: seen.update({which: output}))
+    model(pixel_values)
+    queries, keys = (seen[which].unflatten(2, (HEADS, -1)).transpose(1, 2) for which in ("queries", "keys"))
+    if hasattr(model, "rope_embeddings"):
+        queries, keys = apply_rotary_pos_emb(queries, keys, *model.rope_embeddings(pixel_values))
+    return without_registers(model, queries), without_registers(model, keys)
 
 
 def pixels(rng: torch.Generator, count: int = 2, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE) -> Tensor:
@@ -148,3 +166,20 @@ def hidden_states(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Of an untouched copy, registers left out."""
     states = copy.deepcopy(model)(images, output_hidden_states=True).hidden_states
     return tuple(without_registers(model, x) for x in states)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """An equal encoder, unwrapped."""
+    twin = type(model)(model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+class Tower(nn.Module):
+    """Holds a vision model like the tower of the original LLaVA repositories."""
+
+    def __init__(self, vision_tower: nn.Module | None, select_layer: int = -2):
+        super().__init__()
+        self.select_layer = select_layer
+        if vision_tower is not None:
+            self.vision_tower = vision_tower

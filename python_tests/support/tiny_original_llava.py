@@ -110,18 +110,51 @@ class VisionMixin:
 
 
 class OriginalLlava(LlamaForCausalLM, VisionMixin):
-    """The model."""
+    """The model. Its methods take what the repository's take, and no more: what else `generate` passes is an error."""
 
-    def forward(self, input_ids: Tensor | None = None, images=None, **kwargs):
-        if images is not None:
-            kwargs["inputs_embeds"] = self.prepare_inputs_labels_for_multimodal(input_ids, images)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Tensor | list[Tensor] | None = None,
+        image_sizes: list[list[int]] | None = None,
+        return_dict: bool | None = None,
+    ):
+        if inputs_embeds is None and images is not None:
+            inputs_embeds = self.prepare_inputs_labels_for_multimodal(input_ids, images)
             input_ids = None
-        return super().forward(input_ids=input_ids, **kwargs)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor, images=None, **kwargs) -> Tensor:
+    def generate(self, inputs: Tensor | None = None, images=None, image_sizes=None, **kwargs) -> Tensor:
         embeds = self.prepare_inputs_labels_for_multimodal(inputs, images)
         return super().generate(inputs_embeds=embeds, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, inputs_embeds=None, **kwargs):
+        images, image_sizes = kwargs.pop("images", None), kwargs.pop("image_sizes", None)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
+        own = {"images": images, "image_sizes": image_sizes}
+        return inputs | {name: value for name, value in own.items() if value is not None}
 
 
 def original_llava(tower: nn.Module | None = None, seed: int = 0, **config) -> OriginalLlava:

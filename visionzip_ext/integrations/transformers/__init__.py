@@ -3,6 +3,7 @@
 api.py               what users call: compress, restore, last_zip, supported_models
 released.py          visionzip(model, ...): the released package's call
 encoders.py          VisionZipEncoder: the same for bare encoders and for the original LLaVA's vision towers
+dual_encoder.py      VisionZipDualEncoder: for a pair of encoders
 original_llava.py    models of the original LLaVA repositories
 registry.py          which families of models are supported, one row each
 families/            one file a family
@@ -23,7 +24,8 @@ from visionzip_ext.integrations.transformers.api import (
     restore,
     supported_models,
 )
-from visionzip_ext.integrations.transformers.encoders import VisionZipDualEncoder, VisionZipEncoder, ZippedImages
+from visionzip_ext.integrations.transformers.dual_encoder import VisionZipDualEncoder, ZippedPairs
+from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, ZippedImages
 from visionzip_ext.integrations.transformers.released import visionzip
 from visionzip_ext.tokens.decision import ZipDecision
 
@@ -32,6 +34,7 @@ __all__ = [
     "VisionZipEncoder",
     "ZipDecision",
     "ZippedImages",
+    "ZippedPairs",
     "compress",
     "compress_as_configured",
     "last_zip",

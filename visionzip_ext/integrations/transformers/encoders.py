@@ -1,33 +1,37 @@
-"""VisionZip for vision encoders on their own: for people with their own model code."""
+"""VisionZip for a vision encoder on its own: for people with their own model code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.export import register_dataclass
+from transformers import PretrainedConfig
 
-import visionzip_ext
-from visionzip_ext.integrations.transformers.towers.zip_tower import ZipTower
+from visionzip_ext.integrations.transformers.towers.kinds import BY_HOOKS
+from visionzip_ext.integrations.transformers.towers.shapes import by_shape
+from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.tokens.budget import Budget, TileBudget
 from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiles import Tile
 from visionzip_ext.tokens.zip_tiles import zip_tiles
 
+# What a pytree function, such as a transfer of all tensors to a device, is to find in an encoder's result.
+register_dataclass(ZipDecision, serialized_type_name="visionzip_ext.ZipDecision")
 
-@dataclass(frozen=True)
-class ZippedImages:
-    """What an encoder returns.
+
+class ZippedImages(NamedTuple):
+    """What an encoder returns; `tokens, decision = encoder(pixel_values)`.
 
     Attributes:
         tokens: (B, dominant + contextual, C).
-        decision: which of the encoder's tokens they were made of.
+        decision: which of the encoder's tokens they were made of; of images of several shapes a list, one an image.
     """
 
     tokens: Tensor
-    decision: ZipDecision
+    decision: ZipDecision | list[ZipDecision]
 
 
 class VisionZipEncoder(nn.Module):
@@ -55,9 +59,10 @@ class VisionZipEncoder(nn.Module):
         """Wrap an encoder.
 
         Args:
-            encoder: a `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model` or `Dinov2WithRegistersModel` of
-                transformers; or a module that holds one as `vision_tower` and says by `select_layer` which layer it
-                takes, like `CLIPVisionTower` of the original LLaVA repositories.
+            encoder: a `CLIPVisionModel`, `SiglipVisionModel`, `Siglip2VisionModel`, `ViTModel`, `Dinov2Model`,
+                `Dinov2WithRegistersModel` or `DINOv3ViTModel` of transformers; or a module that holds one as
+                `vision_tower` and says by `select_layer` which layer it takes, like `CLIPVisionTower` of the original
+                LLaVA repositories.
             dominant: tokens kept as they are, at least 1; CLS, where the encoder has one, is among them.
             contextual: tokens that all others are merged into.
             layer: which hidden state to zip (-1: the last layer's); of several the features are concatenated, and the
@@ -66,7 +71,7 @@ class VisionZipEncoder(nn.Module):
             early_exit: leave out the layers after that one.
 
         Raises:
-            TypeError: an encoder of an unknown kind; a budget that is not an int.
+            TypeError: an encoder of an unknown kind, or of float64; a budget that is not an int.
             ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge`; a
                 tower that has not loaded its vision model; an encoder that is compressed or wrapped at this layer.
         """
@@ -86,10 +91,13 @@ class VisionZipEncoder(nn.Module):
         """Encode and zip.
 
         Args:
-            pixel_values: (B, 3, height, width).
+            pixel_values: (B, channels, height, width). For a `Siglip2VisionModel` (B, patches, channels of a patch), as
+                its processor makes them, with `pixel_attention_mask` and `spatial_shapes`; padding is left out.
             kwargs: passed on to the encoder.
 
         Raises:
+            TypeError: `pixel_values` is not a tensor; patches without their `spatial_shapes`.
+            ValueError: `pixel_values` of another shape; images of fewer patches than the budget.
             RuntimeError: after `detach`; or the encoder or its attention was replaced after it was wrapped.
         """
         return self.zip_through(self.encoder, pixel_values, **kwargs)
@@ -98,10 +106,21 @@ class VisionZipEncoder(nn.Module):
         """`forward` by the module that stands in the encoder's place: see `ZipTower`."""
         if not self._attached:
             raise RuntimeError("this VisionZipEncoder was detached from its encoder; make a new one")
+        check_pixels(self._tower, pixel_values, kwargs)
         encoded = self._tower(pixel_values, through=encoder, **kwargs)
+        if not self._tower.takes_patches:
+            return self._zip(encoded)
+        zipped = [self._zip(images) for images in by_shape(encoded, kwargs["spatial_shapes"])]
+        if len(zipped) == 1:
+            return zipped[0]
+        return ZippedImages(torch.cat([each.tokens for each in zipped]), [each.decision for each in zipped])
+
+    def _zip(self, images: EncodedTiles) -> ZippedImages:
+        number, available = images.features.shape[:2]
+        self._budget.check_fits(available, self._tower.name)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
-        zipped = zip_tiles(encoded, [Tile(budget)] * len(pixel_values), self._budget.merge)
-        return ZippedImages(zipped.rows.unflatten(0, (len(pixel_values), budget.tokens)), zipped.decisions[0])
+        zipped = zip_tiles(images, [Tile(budget)] * number, self._budget.merge)
+        return ZippedImages(zipped.rows.unflatten(0, (number, budget.tokens)), zipped.decisions[0])
 
     def detach(self) -> nn.Module:
         """Leave the encoder as it was before, and return it."""
@@ -111,94 +130,25 @@ class VisionZipEncoder(nn.Module):
         return self.encoder
 
 
-@dataclass(frozen=True)
-class ZippedPairs:
-    """What a dual encoder returns, n = dominant + contextual.
-
-    Attributes:
-        tokens: (B, n, C): the first encoder's.
-        windows: (B, n, cells of a window, C2): the second encoder's features of the same places.
-        decision: which of the first encoder's tokens they were made of.
-    """
-
-    tokens: Tensor
-    windows: Tensor
-    decision: ZipDecision
-
-
-class VisionZipDualEncoder(nn.Module):
-    """Two encoders, as in Mini-Gemini: a low-resolution one whose tokens look into windows of a high-resolution one.
-
-    The decision is made on the low-resolution tokens and carried to the windows, one window for each token: kept
-    tokens keep theirs, merged tokens' windows are merged likewise. CLS scores, but has no window and is not returned.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        high_resolution: nn.Module,
-        dominant: int = 54,
-        contextual: int = 10,
-        *,
-        layer: int | Sequence[int] | None = None,
-        merge: str = "residual",
-        early_exit: bool = True,
-    ) -> None:
-        """Wrap a pair of encoders.
-
-        Args:
-            encoder: the low-resolution encoder, as in `VisionZipEncoder`.
-            high_resolution: any module that makes (B, C2, rows, columns) of its pixel values, for instance a ConvNeXt's
-                last feature map scaled up to a multiple of the low-resolution patch grid.
-            dominant: patches kept as they are, at least 1; CLS is not counted here.
-            contextual: tokens that all others are merged into.
-            layer: of the low-resolution encoder, as in `VisionZipEncoder`.
-            merge: as in `VisionZipEncoder`, for both.
-            early_exit: as in `VisionZipEncoder`.
-
-        Raises:
-            TypeError, ValueError: as `VisionZipEncoder`.
-        """
-        super().__init__()
-        patches_only = Budget(dominant, contextual, merge)
-        tower = zip_tower_of(encoder, patches_only, layer, early_exit=early_exit)
-        patches_only.check_fits(tower.patches**2, f"{tower.name} without CLS")
-        options = {"layer": layer, "merge": merge, "early_exit": early_exit}
-        self.low_resolution = VisionZipEncoder(encoder, patches_only.dominant + tower.has_cls, contextual, **options)
-        self.high_resolution = high_resolution
-        self._merge = merge
-
-    def forward(self, pixel_values: Tensor, high_resolution_pixel_values: Tensor) -> ZippedPairs:
-        """Encode both and zip both.
-
-        Args:
-            pixel_values: (B, 3, height, width), for the low-resolution encoder.
-            high_resolution_pixel_values: for the other; the same B images.
-
-        Raises:
-            ValueError: a feature map that does not cut into one window for each low-resolution patch.
-        """
-        zipped = self.low_resolution(pixel_values)
-        decision = zipped.decision
-        windows = cut_windows(self.high_resolution(high_resolution_pixel_values), decision.grid)
-        assignment, dominant = decision.of_patches()
-        carried = visionzip_ext.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
-        return ZippedPairs(zipped.tokens[:, int(decision.has_cls) :], carried, decision)
-
-
-def cut_windows(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, C, rows, columns) -> (B, patches of the grid, cells of a window, C), both in raster order.
-
-    Raises:
-        ValueError: rows or columns are no multiples of the grid's.
-    """
-    if feature_map.dim() != 4 or any(size % cells for size, cells in zip(feature_map.shape[2:], grid, strict=True)):
-        raise ValueError(
-            f"the high-resolution feature map has shape {tuple(feature_map.shape)}; expected (B, C, rows, columns) "
-            f"with rows a multiple of {grid[0]} and columns of {grid[1]}, the low-resolution encoder's patches"
-        )
-    windows = feature_map.unflatten(3, (grid[1], -1)).unflatten(2, (grid[0], -1))  # (B, C, gy, y, gx, x)
-    return windows.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+def check_pixels(tower: ZipTower, pixel_values: Any, kwargs: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError unless a tower takes these pixel values, and with them what it needs."""
+    channels = tower.tower.config.num_channels
+    expected = "(B, patches, channels of a patch)" if tower.takes_patches else f"(B, {channels}, height, width)"
+    dims = 3 if tower.takes_patches else 4
+    if not isinstance(pixel_values, Tensor):
+        kind = f"{type(pixel_values).__module__}.{type(pixel_values).__qualname__}"
+        raise TypeError(f"pixel_values is a {kind}; expected a torch.Tensor {expected}")
+    if pixel_values.dim() != dims or (dims == 4 and pixel_values.shape[1] != channels):
+        batch_of_one = "; of a single image pass pixel_values[None]" if pixel_values.dim() == dims - 1 else ""
+        raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}; expected {expected}{batch_of_one}")
+    if not tower.takes_patches:
+        return
+    for name in ("pixel_attention_mask", "spatial_shapes"):
+        if kwargs.get(name) is None:
+            raise TypeError(
+                f"{tower.name} takes images as patches, and {name} with them; pass all that its processor makes: "
+                'encoder(**processor(images=images, return_tensors="pt"))'
+            )
 
 
 def zip_tower_of(
@@ -208,7 +158,8 @@ def zip_tower_of(
     if layer is None:
         layer = getattr(encoder, "select_layer", -2)
     tower = ZipTower(vision_model_of(encoder), layer, early_exit=early_exit)
-    budget.check_fits(tower.encoder_tokens, tower.name)
+    if not tower.takes_patches:
+        budget.check_fits(tower.encoder_tokens, tower.name)
     return tower
 
 
@@ -224,10 +175,12 @@ def vision_model_of(encoder: nn.Module) -> nn.Module:
         model = getattr(encoder, "vision_tower", None)
         if model is None:
             raise ValueError(f"this {type(encoder).__name__} has not loaded its vision tower; call load_model() first")
-    if not isinstance(model, PreTrainedModel):
+    # not PreTrainedModel: a CLIPModel's vision model is none before transformers 5.9
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "config", None), PretrainedConfig):
         raise TypeError(
             f"encoder is a {type(model).__module__}.{type(model).__qualname__}; expected a CLIPVisionModel, "
-            "SiglipVisionModel, Dinov2Model or Dinov2WithRegistersModel of transformers, or a module that holds one as "
-            "`vision_tower` beside a `select_layer`"
+            "SiglipVisionModel, Siglip2VisionModel, ViTModel, Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel "
+            "of transformers, or a module that holds one as `vision_tower` beside a `select_layer`; for any other, "
+            f"{BY_HOOKS}"
         )
     return model

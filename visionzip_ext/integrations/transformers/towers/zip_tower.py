@@ -1,4 +1,4 @@
-"""A vision tower whose features can be zipped: tap and early exit put together."""
+"""A vision tower whose features can be zipped: its recorder and early exit put together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from visionzip_ext.integrations.transformers.towers.attention_tap import AttentionInputs, AttentionTap
-from visionzip_ext.integrations.transformers.towers.early_exit import LayerStack, select_depth
+from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs, AttentionRecorder
+from visionzip_ext.integrations.transformers.towers.kinds import kind_of
+from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack, select_depth
 from visionzip_ext.tokens.tiles import TileFeatures
 
 
@@ -45,24 +46,6 @@ class _Lock:
 
 _ANEW = "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
 
-# Vision towers by `model_type` of their config: whether token 0 is CLS.
-_HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False, "dinov2": True, "dinov2_with_registers": True}
-
-
-def starts_with_cls(tower: PreTrainedModel) -> bool:
-    """Whether a tower's token 0 is CLS.
-
-    Raises:
-        TypeError: a tower of an unknown kind.
-    """
-    kind = tower.config.model_type
-    if kind not in _HAS_CLS:
-        raise TypeError(
-            f"a vision tower of type {kind!r} ({type(tower).__name__}) is not supported; "
-            f"supported: {', '.join(_HAS_CLS)}"
-        )
-    return _HAS_CLS[kind]
-
 
 class ZipTower:
     """A vision tower that hands out, with its features, the queries and keys they are zipped by.
@@ -71,7 +54,6 @@ class ZipTower:
 
     Attributes:
         tower: the vision model; only this instance is touched.
-        has_cls: its token 0 is CLS.
         early_exit: whether the layers after the select layer are left out.
         layers: how many layers the whole tower has.
         depths: how many of them have run when each layer whose output is a feature has.
@@ -94,16 +76,16 @@ class ZipTower:
         if not isinstance(early_exit, bool):
             raise TypeError(f"early_exit must be True or False, got {early_exit!r} of type {type(early_exit).__name__}")
         self.tower = tower
-        self.has_cls = starts_with_cls(tower)
+        self._kind = kind_of(tower)
         check_dtype(tower)
         # Between CLS and the patches; they stand for no place in the image and are left out before anything is decided.
         self._registers = getattr(tower.config, "num_register_tokens", 0)
         self.early_exit = early_exit
-        self._stack = LayerStack(tower)
+        self._stack = LayerStack(tower, self._kind)
         self.layers = len(self._stack.layers)
         self.depths = feature_depths(vision_feature_layer, self.layers)
         self.depth = max(self.depths)
-        self._tap = AttentionTap(self._stack.attention_of(self.depth - 1), tower.config)
+        self._recorder = AttentionRecorder(self._stack.attention_of(self.depth - 1), tower.config)
         self._lock = _Lock()
         self._select_layer_output: Tensor | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
@@ -114,8 +96,27 @@ class ZipTower:
         return type(self.tower).__name__
 
     @property
+    def has_cls(self) -> bool:
+        """Whether its token 0 is CLS."""
+        return self._kind.has_cls
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether its pixel values are patches of images of any shape, not images: see `TowerKind`."""
+        return self._kind.takes_patches
+
+    @property
     def patches(self) -> int:
-        """Patches along a side of an image of the tower's own size."""
+        """Patches along a side of an image of the tower's own size.
+
+        Raises:
+            TypeError: a tower that takes images of any shape.
+        """
+        if self.takes_patches:
+            raise TypeError(
+                f"{self.name} takes images of any shape, cut into patches and with their spatial_shapes, for which "
+                "only visionzip_ext.VisionZipEncoder is made; take a tower of one image size, such as SiglipVisionModel"
+            )
         return self.tower.config.image_size // self.tower.config.patch_size
 
     @property
@@ -124,15 +125,18 @@ class ZipTower:
         return self.patches**2 + self.has_cls
 
     def attach(self) -> None:
-        """Put tap and hook into the tower."""
-        self._tap.attach()
-        self._hook = self._stack.owner.register_forward_hook(self._note_output)
+        """Put recorder and hook into the tower."""
+        self._recorder.attach()
+        if self._stack.norm is None:
+            self._hook = self._stack.owner.register_forward_hook(self._note_output)
+        else:
+            self._hook = self._stack.norm.register_forward_pre_hook(self._note_input)
 
     def detach(self) -> None:
         """Take them out again."""
         self._hook.remove()
         self._hook = None
-        self._tap.detach()
+        self._recorder.detach()
 
     def check_layer(self, vision_feature_layer: int | Sequence[int]) -> None:
         """Raise ValueError unless these are the layers that the tower was made for."""
@@ -148,7 +152,7 @@ class ZipTower:
         """Encode tiles.
 
         Args:
-            pixel_values: (T, 3, height, width).
+            pixel_values: (T, 3, height, width); or, where the tower `takes_patches`, (T, patches, channels of a patch).
             through: the module that stands in the tower's place now and is called: the tower itself, or what it was
                 wrapped in since, such as `torch.compile` of it.
             kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`,
@@ -159,7 +163,7 @@ class ZipTower:
         """
         self._check_contained(through)
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        with self._lock.held(), self._tap.recording() as calls:
+        with self._lock.held(), self._recorder.recording() as calls:
             try:
                 features, outputs = self._run(through, pixel_values, kwargs)
             finally:
@@ -169,9 +173,14 @@ class ZipTower:
             features = self._without_registers(features)
             queries, keys = (self._without_registers(x) for x in (attention.queries, attention.keys))
             attention = AttentionInputs(queries, keys, attention.scale)
+        return EncodedTiles(features, *attention, self._grid(pixel_values), self.has_cls, outputs)
+
+    def _grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """(rows, columns) of patches; of images that come as patches one row of all, which `by_shape` takes apart."""
+        if self.takes_patches:
+            return 1, pixel_values.shape[1]
         patch = self.tower.config.patch_size
-        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        return EncodedTiles(features, *attention, grid, self.has_cls, outputs)
+        return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
 
     def _without_registers(self, x: Tensor) -> Tensor:
         """(..., tokens, channels) with CLS and patches alone."""
@@ -186,13 +195,17 @@ class ZipTower:
         self, through: nn.Module, pixel_values: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, BaseModelOutputWithPooling]:
         """The features (T, tokens, C) and the tower's output."""
+        if isinstance(
+            self.tower, PreTrainedModel
+        ):  # others, which CLIPModel has before transformers 5.9, know no other
+            kwargs = kwargs | {"return_dict": True}
         all_layers = len(self.depths) > 1 or not self.early_exit
         if all_layers or any(self._asks_for(name, kwargs) for name in ("output_hidden_states", "output_attentions")):
-            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True, "return_dict": True}))
+            outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True}))
             states = [outputs.hidden_states[depth] for depth in self.depths]
             return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
         # Said outright, whatever the config says: transformers 5 hooks the layers that it sees when asked, for good.
-        kwargs |= {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+        kwargs = kwargs | {"output_hidden_states": False, "output_attentions": False}
         with self._stack.only_first(self.depth):
             outputs = through(pixel_values, **kwargs)
         return self._select_layer_output, outputs
@@ -206,8 +219,13 @@ class ZipTower:
 
         Not of the select layer itself, whose hooks gradient checkpointing may run without gradient.
         """
-        if self._tap.is_recording:
+        if self._recorder.is_recording:
             self._select_layer_output = output[0]
+
+    def _note_input(self, module: nn.Module, args: tuple) -> None:
+        """Forward pre-hook of the layer norm that takes what the layers make."""
+        if self._recorder.is_recording:
+            (self._select_layer_output,) = args
 
     def _only_call(self, calls: list[AttentionInputs]) -> AttentionInputs:
         if len(calls) == 1:

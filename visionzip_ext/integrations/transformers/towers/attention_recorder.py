@@ -1,6 +1,6 @@
-"""Takes one attention layer's queries and keys out of a running model, whatever attention implementation it uses.
+"""Records one attention layer's queries and keys in a running model, whatever attention implementation it uses.
 
-transformers looks an attention function up by the name in `attention.config._attn_implementation`. The tapped module,
+transformers looks an attention function up by the name in `attention.config._attn_implementation`. The recorded module,
 and no other, gets a copy of that config with our name in it; our function notes queries and keys and hands over to the
 implementation that the encoder has *at that moment* (sdpa, flash, eager, ...). So masks are made as before, nothing
 reaches config.json, a second model that shares the config object is not disturbed, and neither is a later
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 IMPLEMENTATION = "visionzip"
-_TAP = "_visionzip_tap"
+_RECORDER = "_visionzip_recorder"
 
 
 class AttentionInputs(NamedTuple):
@@ -31,14 +31,14 @@ class AttentionInputs(NamedTuple):
     scale: float
 
 
-class AttentionTap:
-    """A tap on one attention module of an encoder."""
+class AttentionRecorder:
+    """Records the inputs of one attention module of an encoder."""
 
     def __init__(self, attention: nn.Module, encoder_config: PretrainedConfig) -> None:
         """Change nothing yet.
 
         Args:
-            attention: the module to listen to; it must dispatch through transformers' `AttentionInterface`.
+            attention: the module to record; it must dispatch through transformers' `AttentionInterface`.
             encoder_config: the encoder's own config, whose attention implementation stays in force.
         """
         self.attention = attention
@@ -47,12 +47,12 @@ class AttentionTap:
         self._log: list[AttentionInputs] | None = None
 
     def attach(self) -> None:
-        """Turn attention's dispatch to `tapped_attention`, for this module only.
+        """Turn attention's dispatch to `recorded_attention`, for this module only.
 
         Raises:
-            ValueError: another tap is at work there; the two would undo each other.
+            ValueError: another recorder is at work there; the two would undo each other.
         """
-        if _TAP in self.attention.__dict__:
+        if _RECORDER in self.attention.__dict__:
             raise ValueError(
                 "this vision encoder is compressed already, or wrapped in another VisionZipEncoder, at the same layer; "
                 "call visionzip_ext.restore on the model or detach() on the other first"
@@ -61,12 +61,12 @@ class AttentionTap:
         private = copy.copy(self._original_config)
         private._attn_implementation = {"": IMPLEMENTATION}  # as a dict: shared sub-configs keep theirs
         self.attention.config = private
-        setattr(self.attention, _TAP, self)
+        setattr(self.attention, _RECORDER, self)
 
     def detach(self) -> None:
         """Give the module its config back."""
         self.attention.config = self._original_config
-        self.attention.__dict__.pop(_TAP, None)
+        self.attention.__dict__.pop(_RECORDER, None)
 
     @property
     def is_recording(self) -> bool:
@@ -92,7 +92,7 @@ class AttentionTap:
 
 
 class _UnderEncoderConfig:
-    """The attention module as implementations expect to see it: with the encoder's config instead of the tap's copy.
+    """The attention module as implementations expect to see it: with the encoder's config, not the recorder's copy.
 
     Flash attention reads the implementation's name from `module.config`. A view, because other threads would
     see a change of the module.
@@ -112,7 +112,7 @@ def _attention_function(module: nn.Module, implementation: str | None) -> Callab
     return ALL_ATTENTION_FUNCTIONS[implementation]
 
 
-def tapped_attention(
+def recorded_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -121,12 +121,12 @@ def tapped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The function behind the name "visionzip": tell the module's tap, then compute attention as the encoder would."""
-    tap: AttentionTap = getattr(module, _TAP)
-    tap.note(query, key, scaling if scaling is not None else query.shape[-1] ** -0.5)
-    attention = _attention_function(module, tap.encoder_config._attn_implementation)
-    seen_as = _UnderEncoderConfig(module, tap.encoder_config)
+    """The function behind the name "visionzip": record, then compute attention as the encoder would."""
+    recorder: AttentionRecorder = getattr(module, _RECORDER)
+    recorder.note(query, key, scaling if scaling is not None else query.shape[-1] ** -0.5)
+    attention = _attention_function(module, recorder.encoder_config._attn_implementation)
+    seen_as = _UnderEncoderConfig(module, recorder.encoder_config)
     return attention(seen_as, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-AttentionInterface.register(IMPLEMENTATION, tapped_attention)
+AttentionInterface.register(IMPLEMENTATION, recorded_attention)
