@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visionzip_ext.integrations.transformers.families.image_grids import ImageGrids
 from visionzip_ext.tokens.budget import Budget
-from visionzip_ext.tokens.tiled_images import TiledImages
+from visionzip_ext.tokens.tiled_images import LAYOUTS, TiledImage, TiledImages
 
 PATCHES, TILE = 6, 84
 GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1), (2, 3)]
@@ -20,9 +21,11 @@ budgets = st.builds(
 ).filter(lambda budget: budget.tokens <= PATCHES**2)
 
 
-def tiled(grids, budget, has_cls, layout) -> TiledImages:
+def tiled(size, grids, budget, has_cls, layout) -> tuple[TiledImages, TiledImage]:
+    """How images become tiles, and one of that size."""
     pinpoints = tuple((TILE * rows, TILE * columns) for rows, columns in grids)
-    return TiledImages(budget, PATCHES, TILE, pinpoints, has_cls, layout)
+    images = TiledImages(budget, PATCHES, has_cls, layout)
+    return images, images.image(*ImageGrids(pinpoints, TILE, PATCHES).of_image(*size))
 
 
 def places_of(images: TiledImages, image, generator) -> torch.Tensor:
@@ -42,8 +45,7 @@ def places_of(images: TiledImages, image, generator) -> torch.Tensor:
 
 @given(size=sizes, grids=grids, budget=budgets, has_cls=st.booleans(), seed=st.integers(0, 2**31))
 def test_released_layout(size, grids, budget, has_cls, seed):
-    images = tiled(grids, budget, has_cls, "released")
-    image = images.image(*size)
+    images, image = tiled(size, grids, budget, has_cls, "released")
     places = places_of(images, image, torch.Generator().manual_seed(seed))
     rows = torch.arange(float(len(places))).unsqueeze(1)
     order = images.arrange(image, rows, places, torch.tensor([-1.0])).flatten().tolist()
@@ -71,8 +73,7 @@ def test_released_layout(size, grids, budget, has_cls, seed):
 @given(size=sizes, grids=grids, budget=budgets, has_cls=st.booleans(), seed=st.integers(0, 2**31))
 def test_native_layout(size, grids, budget, has_cls, seed):
     """Raster order with a newline after each row that is not padding, and nothing in the padding."""
-    images = tiled(grids, budget, has_cls, "native")
-    image = images.image(*size)
+    images, image = tiled(size, grids, budget, has_cls, "native")
     places = places_of(images, image, torch.Generator().manual_seed(seed))
     rows = torch.arange(float(len(places))).unsqueeze(1)
     order = images.arrange(image, rows, places, torch.tensor([-1.0])).flatten().tolist()
@@ -102,21 +103,32 @@ def test_padding_is_what_the_library_says(size, grids):
     """A budget for everything leaves as many tokens as LLaVA-NeXT's own unpadding does."""
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
-    images = tiled(grids, Budget(PATCHES**2, 0), False, "native")
-    image = images.image(*size)
-    rows, columns = get_anyres_image_grid_shape(size, [list(p) for p in images.pinpoints], TILE)
+    images, image = tiled(size, grids, Budget(PATCHES**2, 0), False, "native")
+    pinpoints = [[TILE * rows, TILE * columns] for rows, columns in grids]
+    rows, columns = get_anyres_image_grid_shape(size, pinpoints, TILE)
     left = unpad_image(torch.zeros(1, rows * PATCHES, columns * PATCHES), size)
     assert image.grid == (rows, columns)
     assert images.tokens(image) == PATCHES**2 + left.numel() + left.shape[1]
 
 
+@pytest.mark.parametrize(("tokens", "expected"), [(32, 208), (64, 368), (128, 688)])
+def test_native_newlines_come_on_top_of_the_budget(tokens, expected):
+    """A square image of LLaVA-NeXT: 2 x 2 tiles of 24 x 24 patches, so 48 newlines beside the paper's tokens."""
+    grids = ImageGrids(((672, 672),), 336, 24)
+    counts = {}
+    for layout in LAYOUTS:
+        images = TiledImages(Budget(tokens - 10, 10), 24, has_cls=True, layout=layout)
+        counts[layout] = images.tokens(images.image(*grids.of_image(700, 700)))
+    assert counts == {"released": 5 * tokens, "native": expected}
+
+
 @pytest.mark.parametrize(("tiles", "expected"), [(1, [(12, 5)]), (3, [(4, 1), (4, 2), (4, 2)]), (5, None)])
 def test_an_images_budget_is_spread_over_its_tiles(tiles, expected):
-    shares = Budget(12, 5, unit="image").of_tiles(tiles, 100)
+    shares = Budget(12, 5, per="image").of_tiles(tiles, 100)
     assert expected is None or shares == expected
     assert sum(share.dominant for share in shares) == 12
     assert sum(share.contextual for share in shares) == 5
 
 
 def test_an_images_budget_above_what_a_few_tiles_have():
-    assert Budget(90, 30, unit="image").of_tiles(2, 50) == [(45, 5), (45, 5)]
+    assert Budget(90, 30, per="image").of_tiles(2, 50) == [(45, 5), (45, 5)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from visionzip_ext.tokens.allocation import as_int
 
 MERGE_RULES = ("residual", "mean")
-UNITS = ("tile", "image")
+PER = ("tile", "image")
 
 
 class TileBudget(NamedTuple):
@@ -30,25 +30,27 @@ class TileBudget(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """The token budget of an image and the rule by which the rest is merged.
+    """The token budget of a tile or image and the rule by which the rest is merged.
 
-    A tile is what the encoder sees at a time: an image, a tile of a large image, a frame of a video.
+    A tile is what the encoder sees at a time: an image, a tile of a large image, a frame of a video. Newlines that a
+    model writes between rows of a tiled image or after a video are not counted: they come on top of the budget, see
+    `TiledImages` on its layout "native".
 
     Attributes:
         dominant: tokens kept as they are; where the encoder has a CLS token it is one of them.
         contextual: tokens that the rest is merged into.
         merge: "residual" or "mean", see `visionzip_ext.zip`.
-        unit: "tile": both numbers are for each tile; "image": for a whole image or video, spread over its tiles.
+        per: "tile": both numbers are for each tile; "image": for a whole image or video, spread over its tiles.
 
     Raises:
         TypeError: `dominant` or `contextual` is not an integer.
-        ValueError: one of them is too small, or `merge` or `unit` is neither word.
+        ValueError: one of them is too small, or `merge` or `per` is neither word.
     """
 
     dominant: int
     contextual: int
     merge: str = "residual"
-    unit: str = "tile"
+    per: str = "tile"
 
     def __post_init__(self) -> None:
         """Check the four on their own; `check_fits` checks them against an encoder."""
@@ -59,12 +61,12 @@ class Budget:
             object.__setattr__(self, name, number)  # a plain int, which the model's config can hold
         if self.merge not in MERGE_RULES:
             raise ValueError(f'merge must be "residual" or "mean", got {self.merge!r}')
-        if self.unit not in UNITS:
-            raise ValueError(f'budget must be "tile" or "image", got {self.unit!r}')
+        if self.per not in PER:
+            raise ValueError(f'budget_per must be "tile" or "image", got {self.per!r}')
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of one unit."""
+        """Visual tokens of one tile, or of one image, as `per` says."""
         return self.dominant + self.contextual
 
     def of_tiles(self, tiles: int, tile_tokens: int) -> list[TileBudget]:
@@ -77,11 +79,11 @@ class Budget:
         Raises:
             ValueError: an image's budget has fewer dominant tokens than the image has tiles.
         """
-        if self.unit == "tile":
+        if self.per == "tile":
             return [TileBudget(self.dominant, self.contextual)] * tiles
         if self.dominant < tiles:
             raise ValueError(
-                f'dominant={self.dominant} with budget="image" is less than one token for each of {tiles} tiles '
+                f'dominant={self.dominant} with budget_per="image" is less than one token for each of {tiles} tiles '
                 f"(or frames); make it at least {tiles}"
             )
         shares = (
@@ -98,9 +100,9 @@ class Budget:
             encoder: its name, for the message.
             fewest_tiles: that an image has.
         """
-        available = encoder_tokens * (fewest_tiles if self.unit == "image" else 1)
+        available = encoder_tokens * (fewest_tiles if self.per == "image" else 1)
         if self.tokens > available:
-            of_what = "a tile" if fewest_tiles > 1 and self.unit == "tile" else "an image"
+            of_what = "a tile" if fewest_tiles > 1 and self.per == "tile" else "an image"
             raise ValueError(
                 f"dominant={self.dominant} and contextual={self.contextual} ask for {self.tokens} tokens of {of_what}, "
                 f"but {encoder} makes {available}; lower them so that dominant + contextual <= {available}"

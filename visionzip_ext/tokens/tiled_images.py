@@ -6,16 +6,14 @@ encoded. Both sides, the model's and the processor's, ask the same `TiledImages`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.image_processing_utils import select_best_resolution
-from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from visionzip_ext.tokens.budget import Budget, TileBudget
-from visionzip_ext.tokens.zip_tiles import Region, Tile
+from visionzip_ext.tokens.tiles import Region, Tile
 
 LAYOUTS = ("released", "native")
 
@@ -50,23 +48,24 @@ class TiledImage:
 class TiledImages:
     """How images become tiles, and zipped tiles a sequence. Plain data: processors carry it along.
 
+    Which grid an image of some size is cut into, and what of it is padding, the engine's own functions decide; here
+    both are plain numbers.
+
     Attributes:
         budget: of each tile, or of the whole image.
         patches: along a side of a tile.
-        tile_size: along a side of a tile, in pixels.
-        pinpoints: the (height, width) of the grids to choose from, in pixels.
         has_cls: a tile's token 0 is CLS.
         layout: the order of an image's tokens.
             "released" (the released implementation's): the base tile's; of the other tiles the kept ones, in raster
             order over the whole grid, then all CLS, then all merged ones. Padding counts as image.
             "native" (the model's own): the base tile's; the other tiles' CLS; then the grid in raster order, a merged
-            token at its target's place, a newline after each row. Padding is left out before anything is decided.
+            token at its target's place, a newline after each row. Padding is left out before anything is decided. The
+            newlines come on top of the budget: with 24 patches along a side, 2 x 2 tiles and no padding, five tiles of
+            32, 64 or 128 tokens become 208, 368 or 688, where the paper's tables (section 4) have 160, 320 and 640.
     """
 
     budget: Budget
     patches: int
-    tile_size: int
-    pinpoints: tuple[tuple[int, int], ...]
     has_cls: bool
     layout: str = "released"
 
@@ -75,24 +74,20 @@ class TiledImages:
         """Whether newlines are written and padding is left out."""
         return self.layout == "native"
 
-    @property
-    def tile_counts(self) -> tuple[int, int]:
-        """The fewest and the most tiles that an image can have."""
-        counts = [1 + rows * columns for rows, columns in map(self._tiles_of, self.pinpoints)]
-        return min(counts), max(counts)
+    def image(self, grid: tuple[int, int], unpadded: Region) -> TiledImage:
+        """An image that is shown as its base tile and a grid of tiles.
 
-    def image(self, height: int, width: int) -> TiledImage:
-        """An image of so many pixels."""
-        resolution = select_best_resolution((height, width), list(self.pinpoints))
-        rows, columns = self._tiles_of(resolution)
+        Args:
+            grid: (rows, columns) of tiles.
+            unpadded: the patches of the whole grid that are not padding.
+        """
+        rows, columns = grid
         budgets = self.tile_budgets(1 + rows * columns)
-        whole = Region(0, rows * self.patches, 0, columns * self.patches)
         if not self.native:
-            return TiledImage([Tile(budget) for budget in budgets], (rows, columns), whole)
-        unpadded = self._unpadded(whole, height, width)
+            return TiledImage([Tile(budget) for budget in budgets], grid, unpadded)
         regions = [None, *(self._part(unpadded, row, column) for row in range(rows) for column in range(columns))]
         tiles = [self._clipped(budget, region) for budget, region in zip(budgets, regions, strict=True)]
-        return TiledImage(tiles, (rows, columns), unpadded)
+        return TiledImage(tiles, grid, unpadded)
 
     def single(self) -> TiledImage:
         """An image that is shown as its base tile alone."""
@@ -112,7 +107,7 @@ class TiledImages:
         Args:
             image: what the rows are of.
             rows: (n, channels): of all its tiles, tile after tile, projected.
-            places: (n,): the token of its tile that each row stands for.
+            places: (n,): the token of its tile that each row represents.
             newline: (channels,): the model's newline embedding.
 
         Returns:
@@ -127,16 +122,16 @@ class TiledImages:
         return rows[keys.argsort()]
 
     def _keys(self, image: TiledImage, places: Tensor) -> Tensor:
-        """(n,): numbers, all different, in whose order the rows are to stand."""
+        """(n,): numbers, all different, by whose order the rows are sorted."""
         rows, columns = image.grid
         width = columns * self.patches + 1  # the last column is the newline's
         after_grid = rows * self.patches * width + 1
-        offsets, in_raster, fixed = [], [], []  # of each row: its tile's corner, and where it stands if not by raster
+        offsets, in_raster, fixed = [], [], []  # of each row: its tile's corner, and its number if not by raster
         for number, (kind, tile_row, tile_column) in enumerate(self._kinds(image)):
             before = kind == "base" or (kind == "cls" and self.native)
             in_raster.append(kind == "kept" or (kind == "merged" and self.native))
             offsets.append(self.patches * (tile_row * width + tile_column))
-            # CLS before merged ones, where both stand behind the grid.
+            # CLS before merged ones, where both come after the grid.
             rank = number + (len(places) if kind == "merged" else 0)
             fixed.append(number - len(places) if before else after_grid + rank)
         offset, raster, other = (torch.tensor(x, device=places.device) for x in (offsets, in_raster, fixed))
@@ -161,17 +156,6 @@ class TiledImages:
             return 0
         return image.unpadded.bottom - image.unpadded.top if image.grid[0] else 1
 
-    def _tiles_of(self, resolution: Sequence[int]) -> tuple[int, int]:
-        return resolution[0] // self.tile_size, resolution[1] // self.tile_size
-
-    def _unpadded(self, whole: Region, height: int, width: int) -> Region:
-        # The library's own function, on the patches' numbers: it decides to the last rounding what is padding.
-        numbers = torch.arange(whole.bottom * whole.right).view(1, whole.bottom, whole.right)
-        left = unpad_image(numbers, (height, width))[0]
-        # Of a very long and thin image nothing may be left.
-        top, first = divmod(int(left[0, 0]), whole.right) if left.numel() else (0, 0)
-        return Region(top, top + left.shape[0], first, first + left.shape[1])
-
     def _part(self, unpadded: Region, row: int, column: int) -> Region | None:
         """What is not padding of one tile; None where nothing is."""
         n = self.patches
@@ -187,6 +171,5 @@ class TiledImages:
         """The budget, as far as there are tokens; a tile of nothing but padding becomes nothing, CLS included."""
         if region is None:
             return Tile(budget)
-        patches = (region.bottom - region.top) * (region.right - region.left)
-        tokens = patches + self.has_cls if patches else 0
+        tokens = region.patches + self.has_cls if region.patches else 0
         return Tile(budget.at_most(tokens), region)

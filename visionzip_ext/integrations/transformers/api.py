@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from visionzip_ext.integrations.transformers.adapter import ModelAdapter, Settings
+from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
 from visionzip_ext.integrations.transformers.processors import placeholders
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
+from visionzip_ext.integrations.transformers.settings import CONFIG_KEY, Settings, keywords_in
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
 from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiled_images import check_layout
-from visionzip_ext.tokens.zip_tiles import ZipDecision
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-_CONFIG_KEY = "visionzip"
 
 
 def compress(
@@ -30,9 +28,10 @@ def compress(
     dominant: int = 54,
     contextual: int = 10,
     merge: str = "residual",
-    budget: str = "tile",
+    budget_per: str = "tile",
     layout: str = "released",
     early_exit: bool = True,
+    budget: str | None = None,
 ) -> Model:
     """Give the model's language model dominant + contextual visual tokens for each image or tile, in place.
 
@@ -51,31 +50,38 @@ def compress(
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them.
         contextual: tokens that all others are merged into, at least 0.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
-        budget: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a video;
-            "image": a whole image or video, spread evenly over its tiles or frames.
+        budget_per: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a
+            video; "image": a whole image or video, spread evenly over its tiles or frames.
         layout: for models that cut large images into tiles: "released": the order of the released implementation,
-            without newlines; "native": the model's own raster order with newlines, padding left out.
-        early_exit: leave out the vision tower's layers after the one whose features the model uses.
+            without newlines; "native": the model's own raster order with newlines, padding left out. The newlines come
+            on top of the budget: five tiles of 32, 64 or 128 tokens, 160, 320 or 640 in the paper's tables, become
+            208, 368 or 688 of a LLaVA-NeXT image without padding.
+        early_exit: leave out the vision tower's layers after the one whose features the model uses. Where
+            `output_hidden_states` or `output_attentions` is asked for, in a call or in the tower's config, all run.
+        budget: the old name of `budget_per`, of which a DeprecationWarning tells.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: a model, vision tower or processor of an unsupported class; a budget that is not an integer;
-            `early_exit` that is not a bool.
-        ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget` or `layout`, a
+        TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
+            is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`.
+        ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget_per` or `layout`, a
             `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
             is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
+    if budget is not None:
+        budget_per = _by_its_old_name(budget, budget_per)
     check_layout(layout)
-    adapter = family(model, Settings(Budget(dominant, contextual, merge, budget), layout, early_exit))
-    change = None if processor is None else adapter.placeholders(processor)
-    if change is not None:
+    adapter = family(model, Settings(Budget(dominant, contextual, merge, budget_per), layout, early_exit))
+    change = None
+    if processor is not None:
+        change = adapter.placeholders(processor)
         _warn_if_taken_away(processor, adapter)
     _exchange(family.attached_to(model), adapter)
-    setattr(adapter.seam.config, _CONFIG_KEY, _as_arguments(adapter.settings))
-    if change is not None:
+    setattr(adapter.base_model.config, CONFIG_KEY, adapter.settings.as_keywords())
+    if processor is not None and change is not None:
         placeholders.apply(change, processor)
         change.adapter, adapter.processor = WeakLink(adapter), WeakLink(processor)
     return model
@@ -85,16 +91,16 @@ def compress_as_configured(model: Model, processor: ProcessorMixin | None = None
     """`compress` with the setting that `model.config.visionzip` holds, as `save_pretrained` wrote it.
 
     Raises:
-        TypeError: as `compress`.
-        ValueError: the config holds no setting; and as `compress`.
+        TypeError: the setting is not a dict; and as `compress`.
+        ValueError: the config holds no setting, or one with an unknown key; and as `compress`.
     """
-    setting = getattr(adapter_for(model).seam_of(model).config, _CONFIG_KEY, None)
-    if setting is None:
+    keywords = keywords_in(adapter_for(model).base_model_of(model).config)
+    if keywords is None:
         raise ValueError(
-            f"the config of this {type(model).__name__} has no setting under {_CONFIG_KEY!r}: the model was not "
+            f"the config of this {type(model).__name__} has no setting under {CONFIG_KEY!r}: the model was not "
             "compressed when it was saved; call visionzip_ext.compress(model, processor, dominant=..., contextual=...)"
         )
-    return compress(model, processor, **setting)
+    return compress(model, processor, **keywords)
 
 
 def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
@@ -119,7 +125,7 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
         undone = processor is not None and placeholders.undo(processor)
         if adapter is not None:
             adapter.detach()
-            delattr(adapter.seam.config, _CONFIG_KEY)
+            delattr(adapter.base_model.config, CONFIG_KEY)
             _warn_if_left_behind(adapter)
             undone = True
     if not undone:
@@ -130,9 +136,9 @@ def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
 def last_zip(model: nn.Module) -> ZipDecision | list[ZipDecision] | None:
     """Which tokens the latest forward kept, merged and dropped; None if no image has gone through yet.
 
-    One decision for all tiles of that forward; a list of one for each tile where their budgets differ (budget="image",
-    layout="native"), or for each image where a tower of an original LLaVA repository is given a list. With several
-    threads it is the latest forward of any of them.
+    One decision for all tiles of that forward; a list of one for each tile where their budgets differ
+    (budget_per="image", layout="native"), or for each image where a tower of an original LLaVA repository is given a
+    list. With several threads it is the latest forward of any of them.
 
     Raises:
         TypeError: an unknown model.
@@ -166,23 +172,21 @@ def _exchange(earlier: ModelAdapter | None, adapter: ModelAdapter) -> None:
 def _warn_if_taken_away(processor: ProcessorMixin, adapter: ModelAdapter) -> None:
     """Warn if the processor goes with another model that is compressed to something else."""
     if _is_taken(processor, adapter):
-        gc.collect()  # a compressed model that was deleted is there until its cycles are
-        if _is_taken(processor, adapter):
-            warnings.warn(
-                f"this {type(processor).__name__} was changed for another model, which is compressed otherwise and "
-                "from now on gets a wrong number of placeholders from it; give each model a processor of its own "
-                "(from_pretrained, or copy.deepcopy)",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        warnings.warn(
+            f"this {type(processor).__name__} was changed for another model, which is compressed otherwise and from "
+            "now on gets a wrong number of placeholders from it; give each model a processor of its own "
+            "(from_pretrained, or copy.deepcopy)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _is_taken(processor: ProcessorMixin, adapter: ModelAdapter) -> bool:
     change = placeholders.change_of(processor)
     other = None if change is None else change.adapter()
-    if other is None or other.seam is adapter.seam:
+    if other is None or not other.is_attached or other.base_model is adapter.base_model:
         return False
-    return other.is_attached and other.settings != adapter.settings
+    return other.settings != adapter.settings
 
 
 def _warn_if_left_behind(adapter: ModelAdapter) -> None:
@@ -199,14 +203,13 @@ def _warn_if_left_behind(adapter: ModelAdapter) -> None:
         )
 
 
-def _as_arguments(settings: Settings) -> dict[str, Any]:
-    """The keyword arguments of `compress` that make these settings; plain values, for the config."""
-    budget = settings.budget
-    return {
-        "dominant": budget.dominant,
-        "contextual": budget.contextual,
-        "merge": budget.merge,
-        "budget": budget.unit,
-        "layout": settings.layout,
-        "early_exit": settings.early_exit,
-    }
+def _by_its_old_name(budget: str, budget_per: str) -> str:
+    """The value of `budget_per`, given as `budget`."""
+    if budget_per != "tile":
+        raise TypeError(f"budget is the old name of budget_per; got both, budget={budget!r}, budget_per={budget_per!r}")
+    warnings.warn(
+        f"compress(budget={budget!r}) is now compress(budget_per={budget!r}); the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return budget

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import visionzip_ext
 from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, zip_tower_of
 from visionzip_ext.tokens.budget import Budget
-from visionzip_ext.tokens.zip_tiles import ZipDecision
+from visionzip_ext.tokens.decision import ZipDecision
 
 
 class ZippedPairs(NamedTuple):

@@ -14,7 +14,9 @@ from visionzip_ext.integrations.transformers.towers.kinds import BY_HOOKS
 from visionzip_ext.integrations.transformers.towers.shapes import by_shape
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.tokens.budget import Budget, TileBudget
-from visionzip_ext.tokens.zip_tiles import Tile, ZipDecision, zip_tiles
+from visionzip_ext.tokens.decision import ZipDecision
+from visionzip_ext.tokens.tiles import Tile
+from visionzip_ext.tokens.zip_tiles import zip_tiles
 
 # What a pytree function, such as a transfer of all tensors to a device, is to find in an encoder's result.
 register_dataclass(ZipDecision, serialized_type_name="visionzip_ext.ZipDecision")

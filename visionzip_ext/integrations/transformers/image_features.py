@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
 from packaging.version import Version
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-if TYPE_CHECKING:
-    from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 
 RETURNS_OUTPUT_OBJECT = Version(transformers.__version__) >= Version("5.0.0")
 """transformers 4 returns features, transformers 5 the tower's output with the features as `pooler_output`."""
 
 
 @dataclass(eq=False)
-class BoundFeatures:
-    """What an instance has in place of its bound method `get_image_features` or `get_video_features`.
+class FeatureMethod:
+    """What an instance has in place of a bound method such as `get_image_features`.
 
-    An object, not a closure or a method: deep copies and pickles of a model then carry one that belongs to the copy.
+    An object, not a closure: deep copies and pickles of a model then carry one that belongs to the copy.
+
+    Attributes:
+        answer: the adapter's bound method that is called instead.
+        model_class: the instance's class, whose method is replaced.
+        name: that method's.
     """
 
-    adapter: ModelAdapter
-    method: str
+    answer: Callable[..., Any]
+    model_class: type[nn.Module]
+    name: str
 
     @property
     def __signature__(self) -> inspect.Signature:
         """The method's own: `generate` reads it (transformers >= 5.18) to know which arguments go to the encoder."""
-        signature = inspect.signature(getattr(type(self.adapter.seam), self.method))
+        signature = inspect.signature(getattr(self.model_class, self.name))
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Called as the method was."""
-        return getattr(self.adapter, self.method.removeprefix("get_"))(*args, **kwargs)
+        return self.answer(*args, **kwargs)
 
 
 def as_returned(features: Any, outputs: BaseModelOutputWithPooling, return_dict: bool) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, ZippedImages, zip_tower_of
 from visionzip_ext.tokens.budget import Budget
-from visionzip_ext.tokens.zip_tiles import ZipDecision
+from visionzip_ext.tokens.decision import ZipDecision
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""The table of supported models. A new family is a file with a `ModelAdapter` and its rows here."""
+"""The table of supported models. A new family is a file with a `ModelAdapter` and its row here."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from visionzip_ext.integrations.transformers.families.llava_onevision import Lla
 from visionzip_ext.integrations.transformers.families.video_llava import VideoLlavaAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava
 
-# class name in transformers -> the family's adapter
-ADAPTERS: dict[str, type[ModelAdapter]] = {
-    "LlavaForConditionalGeneration": LlavaAdapter,
-    "LlavaModel": LlavaAdapter,
-    "VipLlavaForConditionalGeneration": VipLlavaAdapter,
-    "VipLlavaModel": VipLlavaAdapter,
-    "LlavaNextForConditionalGeneration": LlavaNextAdapter,
-    "LlavaNextModel": LlavaNextAdapter,
-    "LlavaNextVideoForConditionalGeneration": LlavaNextVideoAdapter,
-    "LlavaNextVideoModel": LlavaNextVideoAdapter,
-    "LlavaOnevisionForConditionalGeneration": LlavaOnevisionAdapter,
-    "LlavaOnevisionModel": LlavaOnevisionAdapter,
-    "VideoLlavaForConditionalGeneration": VideoLlavaAdapter,
-    "VideoLlavaModel": VideoLlavaAdapter,
+# A family's name, with which its classes' names begin, and its adapter.
+FAMILIES: dict[str, type[ModelAdapter]] = {
+    "Llava": LlavaAdapter,
+    "VipLlava": VipLlavaAdapter,
+    "LlavaNext": LlavaNextAdapter,
+    "LlavaNextVideo": LlavaNextVideoAdapter,
+    "LlavaOnevision": LlavaOnevisionAdapter,
+    "VideoLlava": VideoLlavaAdapter,
 }
+# With a language modeling head and without.
+_CLASSES = ("ForConditionalGeneration", "Model")
+
+# class name in transformers -> the family's adapter
+ADAPTERS = {family + suffix: adapter for family, adapter in FAMILIES.items() for suffix in _CLASSES}
 
 # Where wrappers have their model: torch.compile, data parallelism, peft.
 _WRAPPED_AT = ("_orig_mod", "module", "base_model.model")
@@ -47,7 +46,7 @@ def adapter_for(model: object) -> type[ModelAdapter]:
         )
     if (path := _path_inside(model)) is not None:
         raise TypeError(
-            f"model is a {kind} around a supported model; pass that, model.{path}, and compress it before it is wrapped"
+            f"model is a {kind} around a supported model; pass that, model.{path}, before or after it is wrapped"
         )
     raise TypeError(
         f"model is a {kind}, which VisionZip does not know; supported classes of transformers: {', '.join(ADAPTERS)}; "
@@ -65,7 +64,7 @@ def _adapter_of_class(model: object) -> type[ModelAdapter] | None:
 def _path_inside(model: object) -> str | None:
     """The attributes that lead from a wrapper, or wrappers around wrappers, to a supported model in it, if any."""
     for path in _WRAPPED_AT:
-        inside = model
+        inside: object = model
         for name in path.split("."):
             inside = getattr(inside, name, None)
         if not isinstance(inside, nn.Module):

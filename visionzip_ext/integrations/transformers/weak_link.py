@@ -1,4 +1,4 @@
-"""A reference from a model to its processor, or back, that keeps neither alive."""
+"""References that keep nothing alive: between a model and its processor, and from an adapter back to its model."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ class WeakLink:
     def __reduce__(self) -> tuple[Callable, tuple]:
         """To nothing, in a copy."""
         return WeakLink, ()
+
+
+class OwnerLink(WeakLink):
+    """A weak reference of a part to the object that owns it: in a copy of the owner it is to that copy.
+
+    Owner and part are then no reference cycle, so that a model that is deleted is freed at once and not when Python
+    next collects cycles.
+    """
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        """To the owner's copy, which copying and pickling have met before: they came to the link through the owner."""
+        return OwnerLink, (self(),)

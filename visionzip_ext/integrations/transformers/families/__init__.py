@@ -1,1 +1,1 @@
-"""One file for each family of models."""
+"""One file for each family of models, and what several of them share."""

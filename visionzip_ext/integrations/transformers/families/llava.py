@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from visionzip_ext.integrations.transformers.adapter import ModelAdapter
+from visionzip_ext.integrations.transformers.families.llava_like import LlavaLikeAdapter
 from visionzip_ext.integrations.transformers.processors.checks import (
     check_class,
     check_patches,
@@ -15,31 +15,14 @@ from visionzip_ext.integrations.transformers.processors.checks import (
     check_token,
 )
 from visionzip_ext.integrations.transformers.processors.placeholders import AdditionalImageTokens
-from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles
-from visionzip_ext.tokens.zip_tiles import Tile
 
 
-class LlavaAdapter(ModelAdapter):
-    """`LlavaForConditionalGeneration` and `LlavaModel`. Tokens are zipped between tower and projector."""
-
-    def image_features(
-        self,
-        pixel_values: Tensor,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        image_sizes: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Images (B, 3, height, width) -> a list of (dominant + contextual, channels), projected."""
-        if image_sizes is not None:
-            raise ValueError(f"image_sizes is only for towers that pack images; {self.tower.name} takes one size")
-        encoded = self.encode(self.tower, pixel_values, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        return self.as_returned(list(self._zip_each(encoded)), encoded, return_dict)
+class OneTileAdapter(LlavaLikeAdapter):
+    """For models whose processor is a `LlavaProcessor`: an image is one tile."""
 
     def placeholders(self, processor: ProcessorMixin) -> AdditionalImageTokens:
         """See `ModelAdapter.placeholders`."""
-        config = self.seam.config
+        config = self.base_model.config
         check_class(processor, "LlavaProcessor")
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)
@@ -49,15 +32,28 @@ class LlavaAdapter(ModelAdapter):
         uncompressed = self.tower.encoder_tokens - leaves_one_out
         return AdditionalImageTokens(self.budget.tokens, uncompressed, self.tower.patches**2)
 
-    def _zip_each(self, encoded: EncodedTiles) -> Tensor:
-        """(B, dominant + contextual, channels), projected."""
-        images = len(encoded.features)
-        (budget,) = self.budget.of_tiles(1, self.tower.encoder_tokens)
-        zipped = self.zip(encoded, [Tile(budget)] * images)
-        return self.project(zipped.rows.unflatten(0, (images, budget.tokens)))
+
+class LlavaAdapter(OneTileAdapter):
+    """`LlavaForConditionalGeneration` and `LlavaModel`. Tokens are zipped between tower and projector."""
+
+    def image_features(
+        self,
+        pixel_values: Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Images (B, 3, height, width) -> a list of (dominant + contextual, channels), projected."""
+        if image_sizes is not None:
+            raise ValueError(f"image_sizes is only for towers that pack images; {self.tower.name} takes one size")
+        encoded = self.encode(self.tower, pixel_values, vision_feature_layer, vision_feature_select_strategy, **kwargs)
+        return self.as_returned(list(self.zip_images(encoded)), encoded, return_dict)
 
 
-class VipLlavaAdapter(LlavaAdapter):
+class VipLlavaAdapter(OneTileAdapter):
     """`VipLlavaForConditionalGeneration`: the deepest of its layers decides, the concatenation of all is zipped."""
 
     def image_features(
@@ -65,10 +61,11 @@ class VipLlavaAdapter(LlavaAdapter):
         pixel_values: Tensor,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_layers: int | list[int] | None = None,
+        *,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Images (B, 3, height, width) -> (B, dominant + contextual, channels), projected."""
         layers = vision_feature_layer if vision_feature_layers is None else vision_feature_layers
         encoded = self.encode(self.tower, pixel_values, layers, **kwargs)
-        return self.as_returned(self._zip_each(encoded), encoded, return_dict)
+        return self.as_returned(self.zip_images(encoded), encoded, return_dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from visionzip_ext.integrations.transformers.adapter import ModelAdapter
+from visionzip_ext.integrations.transformers.families.image_grids import ImageGrids
+from visionzip_ext.integrations.transformers.families.llava_like import LlavaLikeAdapter
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
 from visionzip_ext.integrations.transformers.processors.checks import (
     check_class,
@@ -20,7 +22,7 @@ from visionzip_ext.integrations.transformers.processors.checks import (
 )
 from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders, TokenCounts
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles
-from visionzip_ext.tokens.tiled_images import TiledImage, TiledImages
+from visionzip_ext.tokens.tiled_images import LAYOUTS, TiledImage, TiledImages
 
 
 @dataclass(frozen=True)
@@ -28,37 +30,47 @@ class TiledCounts(TokenCounts):
     """Of tiled images and of videos by frames."""
 
     images: TiledImages
+    grids: ImageGrids
     newlines_of_video: int = 0
 
     def of_image(self, height: int, width: int, *, alone: bool) -> int:
         """See `TokenCounts`."""
-        return self.images.tokens(self.images.image(height, width))
+        return self.images.tokens(self.images.image(*self.grids.of_image(height, width)))
 
     def of_video(self, frames: int) -> int:
         """See `TokenCounts`."""
         return sum(frame.tokens for frame in self.images.tile_budgets(frames)) + self.newlines_of_video
 
 
-class LlavaNextAdapter(ModelAdapter):
+class LlavaNextAdapter(LlavaLikeAdapter):
     """`LlavaNextForConditionalGeneration` and `LlavaNextModel`. Tiles are zipped between tower and projector."""
 
-    tiled = True
+    layouts = LAYOUTS
     processor_class = "LlavaNextProcessor"
-    modalities = ("image",)
+    modalities: tuple[str, ...] = ("image",)
 
     def check_budget(self) -> None:
         """See `ModelAdapter.check_budget`; every number of tiles that an image can have must be served."""
-        fewest, most = self.images.tile_counts
+        fewest, most = self.grids.tile_counts
         self.budget.check_fits(self.tower.encoder_tokens, self.tower.name, fewest_tiles=fewest)
         self.images.tile_budgets(most)
 
     @property
     def images(self) -> TiledImages:
         """How this model's images become tiles, and tiles a sequence."""
-        config = self.seam.config
+        return TiledImages(self.budget, self.tower.patches, self.tower.has_cls, self.settings.layout)
+
+    @property
+    def grids(self) -> ImageGrids:
+        """The grids of tiles that this model cuts images into."""
+        config = self.base_model.config
         pinpoints = tuple((height, width) for height, width in config.image_grid_pinpoints)
-        size = config.vision_config.image_size
-        return TiledImages(self.budget, self.tower.patches, size, pinpoints, self.tower.has_cls, self.settings.layout)
+        return ImageGrids(pinpoints, config.vision_config.image_size, self.tower.patches)
+
+    def tiled_image(self, size: Tensor) -> TiledImage:
+        """The tiles of an image of so many pixels: (height, width)."""
+        height, width = map(int, size)
+        return self.images.image(*self.grids.of_image(height, width))
 
     def image_features(
         self,
@@ -66,24 +78,25 @@ class LlavaNextAdapter(ModelAdapter):
         image_sizes: Tensor,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        *,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Tiles (images, most tiles, 3, height, width) or (tiles, 3, ...) -> a list of (tokens, channels)."""
-        images = [self.images.image(*map(int, size)) for size in image_sizes]
+        images = [self.tiled_image(size) for size in image_sizes]
         layer = vision_feature_layer, vision_feature_select_strategy
         return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
 
     def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
         """See `ModelAdapter.placeholders`."""
-        config = self.seam.config
+        config = self.base_model.config
         check_class(processor, self.processor_class)
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)
         check_pinpoints(processor, config)
         for modality in self.modalities:
             check_token(processor, config, modality)
-        return CountedPlaceholders(TiledCounts(self.images))
+        return CountedPlaceholders(TiledCounts(self.images, self.grids))
 
     def tiled_features(
         self, pixel_values: Tensor, images: list[TiledImage], *layer: Any, return_dict: bool | None, **kwargs: Any
@@ -97,28 +110,33 @@ class LlavaNextAdapter(ModelAdapter):
         zipped = self.zip(encoded, [tile for image in images for tile in image.tiles])
         counts = [image.rows for image in images]
         rows, places = self.project(zipped.rows).split(counts), zipped.places.split(counts)
-        newline = self.seam.image_newline
+        newline: Any = self.base_model.image_newline
         return [self.images.arrange(*of_image, newline) for of_image in zip(images, rows, places, strict=True)]
 
 
 class LlavaNextVideoAdapter(LlavaNextAdapter):
     """`LlavaNextVideoForConditionalGeneration`: frames are zipped before the model's spatial pooling, in its place."""
 
-    feature_methods = ("get_image_features", "get_video_features")
     processor_class = "LlavaNextVideoProcessor"
-    modalities = ("image", "video")
+    modalities: tuple[str, ...] = ("image", "video")
+
+    @property
+    def feature_methods(self) -> dict[str, Callable[..., Any]]:
+        """See `ModelAdapter.feature_methods`."""
+        return {**super().feature_methods, "get_video_features": self.video_features}
 
     def video_features(
         self,
         pixel_values_videos: Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        *,
         return_dict: bool | None = None,
         pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Videos (B, frames, 3, height, width) -> (B, tokens of a video, channels), projected."""
-        videos = pixel_values if pixel_values_videos is None else pixel_values_videos
+        videos: Any = pixel_values if pixel_values_videos is None else pixel_values_videos
         features, encoded = self.zip_videos(
             self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
         )

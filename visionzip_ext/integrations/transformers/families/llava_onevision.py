@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextVideoAdapter, TiledCounts
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
@@ -46,6 +45,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         vision_feature_select_strategy: str | None = None,
         vision_aspect_ratio: str | None = None,
         batch_num_images: Tensor | None = None,
+        *,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -54,7 +54,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         if batch_num_images is not None:
             alone = [number == 1 for number in map(int, batch_num_images) for _ in range(number)]
         images = [
-            self.images.image(*map(int, size)) if by_itself else self.images.single()
+            self.tiled_image(size) if by_itself else self.images.single()
             for size, by_itself in zip(image_sizes, alone, strict=True)
         ]
         layer = vision_feature_layer, vision_feature_select_strategy
@@ -64,12 +64,12 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
         if not RETURNS_OUTPUT_OBJECT:  # transformers 4 adds it later
             return features
-        newline = self.seam.image_newline.to(features).expand(len(features), 1, -1)
-        return torch.cat([features, newline], 1)
+        newline: Any = self.base_model.image_newline
+        return torch.cat([features, newline.to(features).expand(len(features), 1, -1)], 1)
 
-    def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
+    def placeholders(self, processor: Any) -> CountedPlaceholders:
         """See `ModelAdapter.placeholders`."""
-        config = self.seam.config
+        config = self.base_model.config
         check_class(processor, self.processor_class)
         if processor.num_image_tokens != self.tower.patches**2:
             raise ValueError(
@@ -80,4 +80,4 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         check_pinpoints(processor, config)
         for modality in self.modalities:
             check_token(processor, config, modality)
-        return CountedPlaceholders(OnevisionCounts(self.images, newlines_of_video=1))
+        return CountedPlaceholders(OnevisionCounts(self.images, self.grids, newlines_of_video=1))

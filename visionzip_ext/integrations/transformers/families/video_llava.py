@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from visionzip_ext.integrations.transformers.families.llava import LlavaAdapter
+from visionzip_ext.integrations.transformers.families.llava_like import LlavaLikeAdapter
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
 from visionzip_ext.integrations.transformers.processors.checks import (
     check_class,
@@ -36,11 +37,15 @@ class FrameCounts(TokenCounts):
         return sum(frame.tokens for frame in self.budget.of_tiles(frames, self.frame_tokens))
 
 
-class VideoLlavaAdapter(LlavaAdapter):
+class VideoLlavaAdapter(LlavaLikeAdapter):
     """`VideoLlavaForConditionalGeneration` and `VideoLlavaModel`: each frame is zipped between tower and projector."""
 
-    feature_methods = ("get_image_features", "get_video_features")
     tower_names = ("image_tower", "video_tower")
+
+    @property
+    def feature_methods(self) -> dict[str, Callable[..., Any]]:
+        """See `ModelAdapter.feature_methods`."""
+        return {**super().feature_methods, "get_video_features": self.video_features}
 
     def image_features(
         self,
@@ -48,18 +53,20 @@ class VideoLlavaAdapter(LlavaAdapter):
         pixel_values_images: Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        *,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Images (B, 3, height, width) -> (B, dominant + contextual, channels), projected."""
-        images = pixel_values if pixel_values_images is None else pixel_values_images
+        images: Any = pixel_values if pixel_values_images is None else pixel_values_images
         encoded = self.encode(self.tower, images, vision_feature_layer, vision_feature_select_strategy, **kwargs)
-        return self.as_returned(self._zip_each(encoded), encoded, return_dict)
+        return self.as_returned(self.zip_images(encoded), encoded, return_dict)
 
     def video_features(
         self,
         pixel_values_videos: Tensor,
         vision_feature_layer: int | list[int] | None = None,
+        *,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -71,7 +78,7 @@ class VideoLlavaAdapter(LlavaAdapter):
 
     def placeholders(self, processor: ProcessorMixin) -> CountedPlaceholders:
         """See `ModelAdapter.placeholders`."""
-        config = self.seam.config
+        config = self.base_model.config
         check_class(processor, "VideoLlavaProcessor")
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import ProcessorMixin
-
 _WAY_OUT = "take the processor of the same checkpoint"
 
 
-def check_class(processor: ProcessorMixin, name: str) -> None:
+def check_class(processor: Any, name: str) -> None:
     """Raise TypeError unless the processor is of this class of transformers."""
     if not any(cls.__name__ == name for cls in type(processor).__mro__):
         raise TypeError(f"processor must be the model's {name}, got {type(processor).__name__}")
 
 
-def check_patches(processor: ProcessorMixin, vision_config: Any) -> None:
+def check_patches(processor: Any, vision_config: Any) -> None:
     """Raise ValueError unless the processor counts patches of the vision tower's size."""
     if processor.patch_size != vision_config.patch_size:
         raise ValueError(
@@ -24,7 +22,7 @@ def check_patches(processor: ProcessorMixin, vision_config: Any) -> None:
         )
 
 
-def check_size(processor: ProcessorMixin, vision_config: Any) -> None:
+def check_size(processor: Any, vision_config: Any) -> None:
     """Raise ValueError unless the processor makes images, or tiles, of the vision tower's size."""
     size = _image_size(processor.image_processor)
     if size != (vision_config.image_size, vision_config.image_size):
@@ -34,7 +32,7 @@ def check_size(processor: ProcessorMixin, vision_config: Any) -> None:
         )
 
 
-def check_token(processor: ProcessorMixin, config: Any, modality: str) -> None:
+def check_token(processor: Any, config: Any, modality: str) -> None:
     """Raise ValueError unless processor and model mean the same token by a placeholder ("image" or "video")."""
     ours, theirs = getattr(processor, f"{modality}_token_id"), getattr(config, f"{modality}_token_id")
     if ours != theirs:
@@ -44,7 +42,7 @@ def check_token(processor: ProcessorMixin, config: Any, modality: str) -> None:
         )
 
 
-def check_pinpoints(processor: ProcessorMixin, config: Any) -> None:
+def check_pinpoints(processor: Any, config: Any) -> None:
     """Raise ValueError unless processor and model choose among the same grids of tiles."""
     ours, theirs = (
         sorted(map(tuple, pinpoints))

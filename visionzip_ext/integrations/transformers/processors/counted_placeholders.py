@@ -42,33 +42,48 @@ class CountedPlaceholders(PlaceholderChange):
         """See the class."""
         self._counts = counts
 
-    def do(self, processor: ProcessorMixin) -> None:
+    def do(self, processor: Any) -> None:
         """Give the instance the counting class."""
         setattr(processor, _COUNTS, self._counts)
-        processor.__class__ = _counting(type(processor))
+        processor.__class__ = _counting(processor.__class__)
 
-    def undo(self, processor: ProcessorMixin) -> None:
+    def undo(self, processor: Any) -> None:
         """Give it its own class back."""
-        processor.__class__ = type(processor).__mro__[2]
+        processor.__class__ = type(processor)._visionzip_original
         delattr(processor, _COUNTS)
 
 
 @functools.cache
-def _counting(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    return type(processor_class.__name__, (_CountsPlaceholders, processor_class), {})
+def _counting(processor_class: Any) -> Any:
+    """The counting class that goes with a processor's own; one object a class."""
+    own = {"_visionzip_original": processor_class}
+    return type(processor_class.__name__, (_CountsPlaceholders, processor_class), own)
 
 
-def _of_class(processor_class: type[ProcessorMixin]) -> ProcessorMixin:
+def _of_class(processor_class: type) -> Any:
     """An empty instance, for unpickling: the counting class has no name that pickle would find."""
     counting = _counting(processor_class)
     return counting.__new__(counting)
 
 
 class _CountsPlaceholders:
-    """Overrides what a processor asks when it counts placeholders; goes before the processor's own class."""
+    """Overrides what a processor asks when it counts placeholders; goes before the processor's own class.
+
+    Attributes:
+        _visionzip_original: the processor's own class.
+    """
+
+    _visionzip_original: type
+    # the processor's own
+    image_token: str
+    image_token_id: int
+    video_token: str
+    video_token_id: int
+    vision_feature_select_strategy: str
+    tokenizer: Any
 
     def __reduce__(self) -> tuple:
-        return _of_class, (type(self).__mro__[2],), self.__dict__.copy()
+        return _of_class, (self._visionzip_original,), self.__dict__.copy()
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         if (sizes := image_inputs.get("image_sizes")) is not None:
@@ -105,7 +120,7 @@ class _CountsPlaceholders:
         return expanded, most
 
     def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        result = super().__call__(*args, **kwargs)
+        result = super().__call__(*args, **kwargs)  # type: ignore[misc]  # of the class that comes after this one
         if ASKS_FOR_EACH or "input_ids" not in result:
             return result
         keep_width = kwargs.get("padding") == "max_length"

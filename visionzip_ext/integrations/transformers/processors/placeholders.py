@@ -7,6 +7,7 @@ A change to a processor is an object that can be undone. It stays on the process
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from transformers import ProcessorMixin
 
@@ -25,11 +26,11 @@ class PlaceholderChange(ABC):
     adapter = WeakLink()
 
     @abstractmethod
-    def do(self, processor: ProcessorMixin) -> None:
+    def do(self, processor: Any) -> None:
         """Change the processor."""
 
     @abstractmethod
-    def undo(self, processor: ProcessorMixin) -> None:
+    def undo(self, processor: Any) -> None:
         """Change it back."""
 
 
@@ -53,7 +54,7 @@ class AdditionalImageTokens(PlaceholderChange):
         self._patches = patches
         self._original: int | None = None
 
-    def do(self, processor: ProcessorMixin) -> None:
+    def do(self, processor: Any) -> None:
         """Set the number that makes the placeholders wanted."""
         others = self._patches - (processor.vision_feature_select_strategy == "default")
         found, wanted = processor.num_additional_image_tokens, self._tokens - others
@@ -62,7 +63,7 @@ class AdditionalImageTokens(PlaceholderChange):
         self._original = self._uncompressed - others if saved_compressed else found
         processor.num_additional_image_tokens = wanted
 
-    def undo(self, processor: ProcessorMixin) -> None:
+    def undo(self, processor: Any) -> None:
         """Set the number that was there."""
         processor.num_additional_image_tokens = self._original
 

@@ -6,7 +6,6 @@ import dataclasses
 
 from torch import Tensor
 
-from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles
 
 
@@ -25,6 +24,6 @@ def by_shape(encoded: EncodedTiles, spatial_shapes: Tensor) -> list[EncodedTiles
 
 def _of_shape(encoded: EncodedTiles, images: slice, shape: tuple[int, int]) -> EncodedTiles:
     patches = slice(shape[0] * shape[1])
-    queries, keys, scale = encoded.attention
-    attention = AttentionInputs(queries[images, :, patches], keys[images, :, patches], scale)
-    return dataclasses.replace(encoded, features=encoded.features[images, patches], attention=attention, grid=shape)
+    queries, keys = (x[images, :, patches] for x in (encoded.queries, encoded.keys))
+    features = encoded.features[images, patches]
+    return dataclasses.replace(encoded, features=features, queries=queries, keys=keys, grid=shape)

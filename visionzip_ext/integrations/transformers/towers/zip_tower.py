@@ -15,24 +15,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs, AttentionRecorder
 from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack, select_depth
+from visionzip_ext.tokens.tiles import TileFeatures
 
 
 @dataclass(frozen=True)
-class EncodedTiles:
-    """One forward of a `ZipTower` on T tiles, not yet zipped.
+class EncodedTiles(TileFeatures):
+    """One forward of a `ZipTower`: the select layer's output (of several layers, concatenated), queries and keys.
 
     Attributes:
-        features: (T, S, C): the select layer's output tokens; of several layers, concatenated.
-        attention: the select layer's queries and keys, for the same S tokens.
-        grid: (rows, columns) of patches; S is their product, plus one where there is a CLS token.
-        has_cls: token 0 is CLS.
         outputs: the tower's own output.
     """
 
-    features: Tensor
-    attention: AttentionInputs
-    grid: tuple[int, int]
-    has_cls: bool
     outputs: BaseModelOutputWithPooling
 
 
@@ -160,8 +153,8 @@ class ZipTower:
             pixel_values: (T, 3, height, width); or, where the tower `takes_patches`, (T, patches, channels of a patch).
             through: the module that stands in the tower's place now and is called: the tower itself, or what it was
                 wrapped in since, such as `torch.compile` of it.
-            kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`
-                runs all layers.
+            kwargs: passed on to the tower; None is left out. Asking for `output_hidden_states` or `output_attentions`,
+                here or in the tower's config, runs all layers.
 
         Raises:
             RuntimeError: another tower stands in its place, or its attention was replaced.
@@ -178,7 +171,7 @@ class ZipTower:
             features = self._without_registers(features)
             queries, keys = (self._without_registers(x) for x in (attention.queries, attention.keys))
             attention = AttentionInputs(queries, keys, attention.scale)
-        return EncodedTiles(features, attention, self._grid(pixel_values), self.has_cls, outputs)
+        return EncodedTiles(features, *attention, self._grid(pixel_values), self.has_cls, outputs)
 
     def _grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches; of images that come as patches one row of all, which `by_shape` takes apart."""
@@ -205,15 +198,19 @@ class ZipTower:
         ):  # others, which CLIPModel has before transformers 5.9, know no other
             kwargs = kwargs | {"return_dict": True}
         all_layers = len(self.depths) > 1 or not self.early_exit
-        if all_layers or kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        if all_layers or any(self._asks_for(name, kwargs) for name in ("output_hidden_states", "output_attentions")):
             outputs = through(pixel_values, **(kwargs | {"output_hidden_states": True}))
             states = [outputs.hidden_states[depth] for depth in self.depths]
             return states[0] if len(states) == 1 else torch.cat(states, -1), outputs
-        # Said outright, because the config may ask for them: transformers 5 then hooks the layers it sees, for good.
+        # Said outright, whatever the config says: transformers 5 hooks the layers that it sees when asked, for good.
         kwargs = kwargs | {"output_hidden_states": False, "output_attentions": False}
         with self._stack.only_first(self.depth):
             outputs = through(pixel_values, **kwargs)
         return self._select_layer_output, outputs
+
+    def _asks_for(self, name: str, kwargs: dict[str, Any]) -> bool:
+        """Whether the call wants an output, or, where it does not say, the tower's config."""
+        return bool(kwargs.get(name, getattr(self.tower.config, name, False)))
 
     def _note_output(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forward hook of the module that runs the layers.

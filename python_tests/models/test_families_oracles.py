@@ -1,0 +1,87 @@
+"""A compressed model of every family against the unmodified one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.compressed_families import (
+    NEW,
+    QUESTION,
+    answer,
+    as_embeddings,
+    compressed,
+    families,
+    image_features,
+    repeats_pixels_wrongly,
+    tiles,
+    tokens_of,
+)
+from support.tiny_models import PATCHES
+
+from visionzip_ext import compress, last_zip
+
+pytestmark = families
+
+
+def test_logits_equal_the_unmodified_model_fed_the_same_embeddings(family):
+    model, processor = compressed(family)
+    text = [QUESTION, "USER : <image> a cat"]
+    inputs = processor(images=family.images(2), text=text, return_tensors="pt", padding=True)
+    untouched = family.model()
+    with torch.no_grad():
+        expected = untouched(**as_embeddings(model, inputs)).logits
+        assert torch.equal(model(**inputs).logits, expected)
+        other = processor(images=family.images(2, seed=1), text=text, return_tensors="pt", padding=True)
+        assert not torch.allclose(model(**other).logits, expected, atol=0.1), "the image makes no difference"
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_everything_kept_is_what_the_unmodified_model_sees(family, early_exit):
+    """In the model's own order, CLS aside, which it does not see."""
+    model, processor = family.model(), family.processor()
+    inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+    stock = image_features(model, inputs)
+    options = {"dominant": PATCHES + family.has_cls, "contextual": 0, "early_exit": early_exit}
+    if family.tiled:
+        options["layout"] = "native"
+    compress(model, processor, **options)
+    inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+    ours = image_features(model, inputs)
+    assert len(ours) == sum(tokens_of(inputs)) == len(stock) + family.has_cls * tiles(family, 0)
+    cls = [0, *range(PATCHES + 1, PATCHES + tiles(family, 0))] if family.has_cls else []
+    others = [row for row in range(len(ours)) if row not in cls]
+    torch.testing.assert_close(ours[others], stock, rtol=1e-4, atol=1e-4)
+
+
+def test_cache_and_no_cache_agree(family):
+    model, processor = compressed(family)
+    text = [QUESTION, "USER : <image> a cat"]
+    inputs = processor(images=family.images(2), text=text, return_tensors="pt", padding=True)
+    assert torch.equal(answer(model, inputs), answer(model, inputs, use_cache=False))
+    untouched = family.model()
+    assert torch.equal(answer(model, inputs), answer(untouched, as_embeddings(model, inputs)))
+
+
+@repeats_pixels_wrongly
+def test_beam_search(family):
+    model, processor = compressed(family)
+    inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+    untouched = family.model()
+    expected = answer(untouched, as_embeddings(model, inputs), num_beams=3)
+    assert torch.equal(answer(model, inputs, num_beams=3), expected)
+
+
+def test_second_turn_with_the_cache_kept(family):
+    """The encoder is not run again."""
+    model, processor = compressed(family)
+    inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
+    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    first = model.generate(**inputs, **options, return_dict_in_generate=True)
+    turn = processor.tokenizer("USER : what is the dog", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    ids = torch.cat([first.sequences, turn], 1)
+    mask = torch.ones_like(ids)
+    decision = last_zip(model)
+    kept = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **options)
+    assert last_zip(model) is decision
+    again = model.generate(**(dict(inputs) | {"input_ids": ids, "attention_mask": mask}), **options)
+    assert torch.equal(kept, again)
