@@ -1,4 +1,4 @@
-"""What examples of the documentation find: checkpoints by their names on the hub, a photograph, a folder of their own."""
+"""What examples of the documentation find: checkpoints by their hub names, a photograph, a folder of their own."""
 
 from __future__ import annotations
 
