@@ -87,7 +87,7 @@ inline const char* name_of(DType dtype) {
 
 inline const char* name_of(MergeMode mode) { return mode == MergeMode::kMean ? "mean" : "residual"; }
 
-// What a decision (SPEC's assignment of one image) says about merging.
+// What a decision (the assignment of one image: docs/specification.md) says about merging.
 struct Rows {
   std::vector<int64_t> target;               // the token that stands for each row, or -1
   std::vector<std::vector<int64_t>> merged;  // and those that are averaged into it

@@ -30,7 +30,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a problem; symbols as in SPEC: B images, S tokens, C channels, H heads, D channels of a key."""
+    """The sizes of a problem, in the symbols of docs/specification.md."""
 
     B: int
     S: int
