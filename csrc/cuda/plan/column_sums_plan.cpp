@@ -57,7 +57,7 @@ ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu) {
     return impossible("shared memory of " + std::to_string(gpu.block_shared_bytes) +
                       " bytes is too small for D = " + std::to_string(p.D));
   }
-  const int32_t warps = std::clamp(ceil_divide(p.S, kStripKeys), 1, most);
+  const int32_t warps = static_cast<int32_t>(std::clamp<int64_t>(ceil_divide(int64_t{p.S}, kStripKeys), 1, most));
   const ColumnSumsTiling tiling{.one_pass_tokens = most * kStripKeys,
                                 .block_chunks = choose_block_chunks(p, gpu, warps)};
   const int64_t blocks = p.images * p.H * (kSumChunks / tiling.block_chunks);

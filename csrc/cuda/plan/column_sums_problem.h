@@ -21,6 +21,8 @@ struct ColumnSumsProblem {
   int32_t group;  // cells to a token; 1 unless images are packed
   int64_t images;
   int64_t all_cells;  // of all images
+
+  bool operator==(const ColumnSumsProblem&) const = default;
 };
 
 }  // namespace visionzip::cuda

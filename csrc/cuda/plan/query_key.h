@@ -19,6 +19,8 @@ struct QueryKeyTensors {
   // Null, or where each of the images lies that are packed along one axis of tokens, and the order to take them in.
   const Sequence* sequences;
   const int32_t* order;
+
+  bool operator==(const QueryKeyTensors&) const = default;
 };
 
 }  // namespace visionzip::cuda

@@ -16,6 +16,8 @@ struct ZipTensors : QueryKeyTensors {
   DType attn_dtype;
   int64_t hidden_image, hidden_token;
   int64_t attn_image, attn_head, attn_row;
+
+  bool operator==(const ZipTensors&) const = default;
 };
 
 // Device memory that a plan asks for.

@@ -20,9 +20,9 @@ int64_t teams_at_once(const Gpu& gpu, Path path, int32_t team) {
 
 // A cluster takes one image.  Of blocks that are resident together, one a multiprocessor, a team takes one image after
 // another.
-int32_t teams_to_launch(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
-  if (path == Path::kCluster) return static_cast<int32_t>(p.images);
-  return static_cast<int32_t>(std::min<int64_t>(p.images, std::max(1, gpu.multiprocessors / team)));
+int64_t teams_to_launch(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+  if (path == Path::kCluster) return p.images;
+  return std::min<int64_t>(p.images, std::max(1, gpu.multiprocessors / team));
 }
 
 // Hidden staged if that may help, in one tile, because a copy in pieces would wait for each; else streamed in tiles,
@@ -38,8 +38,10 @@ std::vector<HiddenTile> tiles_to_try(const ZipProblem& p, const Gpu& gpu, Path p
 // The first tile that shared memory has room for.
 std::optional<ZipTiling> try_team(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
   if (path == Path::kCluster && teams_at_once(gpu, path, team) == 0) return std::nullopt;
+  const int64_t teams = teams_to_launch(p, gpu, path, team);
+  if (teams > INT32_MAX / team) return std::nullopt;
   for (const HiddenTile tile : tiles_to_try(p, gpu, path, team)) {
-    const ZipTiling tiling = make_tiling(p, team, teams_to_launch(p, gpu, path, team), tile);
+    const ZipTiling tiling = make_tiling(p, team, static_cast<int32_t>(teams), tile);
     if (tiling.at.total <= gpu.block_shared_bytes) return tiling;
   }
   return std::nullopt;

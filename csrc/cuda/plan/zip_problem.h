@@ -22,6 +22,8 @@ struct ZipProblem {
   int32_t group;       // cells, rows of keys and scores, to a token; 1 unless images are packed
   int64_t images;
   int64_t all_tokens;  // of all images
+
+  bool operator==(const ZipProblem&) const = default;
 };
 
 // CLS's queries are multiplied with the keys, and their softmax taken, inside the fused kernel.
