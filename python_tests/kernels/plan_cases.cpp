@@ -27,7 +27,7 @@ ZipProblem random_problem(Numbers& numbers) {
   p.packed = flag();
   p.mode = static_cast<MergeMode>(numbers() % 2);
   p.scale = 0.125f;
-  p.S = one_of({1, 33, 577, 729, 2048, 2049, 8192, 65535, 70000, INT32_MAX}, numbers);
+  p.S = one_of({1, 33, 577, 729, 2048, 2049, 8192, 65535, 70000, 1 << 20}, numbers);
   p.k = static_cast<int32_t>(numbers() % static_cast<unsigned>(p.S));
   p.m = one_of({0, 1, p.S - p.k, (p.S - p.k) / 3}, numbers);
   p.C = one_of({0, 8, 1024, 1152, INT32_MAX}, numbers);
@@ -130,6 +130,7 @@ int run_plan_cases() {
     require(p.problem == p.unchanged, "planning changed the problem");
     if (p.plan.path == Path::kNone) continue;
     possible++;
+    require(p.plan.blocks == int64_t{p.plan.tiling.teams} * p.plan.tiling.team_blocks, "blocks are not those of teams");
     require(p.plan.shared_bytes == p.plan.tiling.at.total, "shared memory is not as it was laid out");
     require(p.plan.shared_bytes <= p.gpu.block_shared_bytes, "a plan takes more shared memory than there is");
     require(p.plan.column_sums.has_value() == needs_column_sums(p.problem), "column sums are not planned");

@@ -24,10 +24,10 @@ int32_t most_warps(const ColumnSumsProblem& p, const Gpu& gpu) {
 }
 
 // Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as four
-// waves of them remain, which even out at the end.  Four is a guess; `python -m benchmarks --device cuda --filter
-// siglip`, with another number here, would measure it.  A multiprocessor has registers for kMostWarps.  Waves are
-// counted by work, the square of an image's cells, and not by blocks: packed images that are shorter than the longest
-// have less of it; how much less at most, their mean length tells.
+// waves of them remain, which even out at the end.  A multiprocessor has registers for kMostWarps.  Waves are counted
+// by work, the square of an image's cells, and not by blocks: packed images that are shorter than the longest have less
+// of it; how much less at most, their mean length tells.  With another number of waves here, `python -m benchmarks
+// --device cuda --filter zip_qk/siglip` measures it.
 int32_t choose_block_chunks(const ColumnSumsProblem& p, const Gpu& gpu, int32_t warps) {
   const double enough = 4.0 * gpu.multiprocessors * (kMostWarps / warps);
   const auto S = static_cast<double>(p.S), cells = static_cast<double>(p.all_cells);

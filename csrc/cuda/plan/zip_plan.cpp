@@ -64,8 +64,8 @@ std::vector<int32_t> teams_to_try(const ZipProblem& p, const Gpu& gpu, Path path
   if (forced > 0) return {forced};
   switch (path) {
     case Path::kCluster:
-      // At least four, so that enough loads of one image are in flight.  Four is reasoned: `python -m benchmarks
-      // --device cuda --filter B160`, with VISIONZIP_TEAM=2 and with 4, would measure it.
+      // At least four, so that enough loads of one image are in flight.  `python -m benchmarks --device cuda --filter
+      // B160` with VISIONZIP_TEAM=2, and with 4, measures it.
       return team_sizes(p, gpu, path, 4, kMostClusterBlocks, kMostClusterBlocks);
     case Path::kGrid:
       return team_sizes(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));

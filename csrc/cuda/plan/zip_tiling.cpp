@@ -9,9 +9,9 @@ namespace visionzip::cuda {
 namespace {
 
 // Hands out aligned pieces of shared memory.
-class Carver {
+class BumpAllocator {
  public:
-  explicit Carver(int32_t begin) : end_(begin) {}
+  explicit BumpAllocator(int32_t begin) : end_(begin) {}
   int32_t take(int64_t bytes) {
     const int32_t piece = end_;
     end_ = static_cast<int32_t>(std::min(end_ + round_up(bytes, 16), kTooMuch));
@@ -34,14 +34,13 @@ int64_t most_chunks(const ZipProblem& p) {
 // Of packed images any may have next to no rows.
 int64_t most_merged(const ZipProblem& p) { return p.packed ? p.S : p.S - p.k - p.m; }
 
-// These begin at the overlay, and return where they end.
-
+// What is needed until the assignments are shared: from the overlay on; returns where it ends.
 int32_t lay_out_decision(const ZipProblem& p, const ZipTiling& tiling, SharedLayout& at) {
   const int64_t own = block_tokens_of(p.S, tiling.team_blocks), H = p.H;
   const bool from_queries = scores_in_kernel(p), sums_rows = !from_queries && attention_rows(p) > 1;
-  Carver decision(at.overlay);
+  BumpAllocator decision(at.overlay);
   at.metric = decision.take(4 * own * tiling.Dp);
-  Carver scoring = decision, targets = decision;
+  BumpAllocator scoring = decision, targets = decision;
   at.head_stats = scoring.take(from_queries ? 8 * H : 0);
   at.query = scoring.take(from_queries ? 4 * H * round_up(p.D, 8) : 0);
   at.logits = scoring.take(from_queries ? 4 * own * H : sums_rows ? 4 * own * p.attn_heads : 0);
@@ -49,10 +48,11 @@ int32_t lay_out_decision(const ZipProblem& p, const ZipTiling& tiling, SharedLay
   return std::max(scoring.end(), targets.end());
 }
 
+// What is needed then: from the overlay on, too; returns where it ends.
 int32_t lay_out_merging(const ZipProblem& p, const ZipTiling& tiling, SharedLayout& at) {
   if (p.m == 0 || !p.has_hidden) return at.overlay;
   const int64_t merged = most_merged(p), m = p.m, segments = merged / kSegment + m;
-  Carver merging(at.overlay);
+  BumpAllocator merging(at.overlay);
   at.token_list = merging.take(2 * merged);
   at.first_of_target = merging.take(4 * (m + 1));
   at.segments_before = merging.take(4 * (m + 1));
@@ -64,7 +64,7 @@ int32_t lay_out_merging(const ZipProblem& p, const ZipTiling& tiling, SharedLayo
 SharedLayout lay_out(const ZipProblem& p, const ZipTiling& tiling) {
   const int64_t S = p.S, words = ceil_divide(S, 32);
   SharedLayout at{};
-  Carver always(0);
+  BumpAllocator always(0);
   at.scores = always.take(4 * S);
   at.merged_into = always.take(2 * S);
   at.softmax_stats = always.take(scores_in_kernel(p) && !p.has_lse ? 8 * most_chunks(p) * p.H : 0);
@@ -76,7 +76,7 @@ SharedLayout lay_out(const ZipProblem& p, const ZipTiling& tiling) {
   at.digit_counts = always.take(4 * 32);
   at.overlay = always.end();
   const int32_t decision_end = lay_out_decision(p, tiling, at), merging_end = lay_out_merging(p, tiling, at);
-  Carver last(round_up(std::max(decision_end, merging_end), 128));
+  BumpAllocator last(round_up(std::max(decision_end, merging_end), 128));
   at.stage = last.take(tiling.staged ? 16 * S * tiling.tile_vectors : 0);
   at.total = last.end();
   return at;
@@ -93,9 +93,8 @@ ZipTiling make_tiling(const ZipProblem& p, int32_t team_blocks, int32_t teams, H
   tiling.tile_vectors = tile.vectors > 0 ? std::min(tile.vectors, whole) : whole;
   tiling.Dp = round_up(p.D, 4);
   tiling.staged = tile.staged;
-  // Below so many comparisons a block, counting ranks is quicker than eight rounds over all scores.  Reasoned from
-  // instruction counts: `python -m benchmarks --device cuda --filter zip/`, with another number here, would
-  // measure it.
+  // Up to so many comparisons a block, counting ranks is quicker than eight rounds over all scores.  The number follows
+  // from instruction counts; with another one here, `python -m benchmarks --device cuda --filter zip/` measures it.
   constexpr int64_t kMostComparisons = 32 << 10;
   tiling.rank_counting = int64_t{p.S} * block_tokens_of(p.S, team_blocks) <= kMostComparisons;
   tiling.at = lay_out(p, tiling);

@@ -24,8 +24,8 @@ VISIONZIP_HOST_DEVICE inline constexpr int block_tokens_of(int S, int team_block
   return ceil_divide(chunks_of(S), team_blocks) * chunk_tokens(S);
 }
 
-// Bytes from the start of dynamic shared memory.  Three lives overlay each other: `decision` (until the assignments are
-// shared), inside it `scoring` and then `targets`; and after it `merging`.
+// Bytes from the start of dynamic shared memory.  From `overlay` on, phases use the same memory one after another: what
+// decides, and then what merges.
 struct SharedLayout {
   // Replicated: after an exchange every block of the team holds all tokens' values.
   int32_t scores;         // uint32 (S), in the order of `ordered`
@@ -45,7 +45,7 @@ struct SharedLayout {
   int32_t query;          // float (H, Dq)
   int32_t logits;         // float (own tokens, H)
   int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
-  // Then.
+  // After that.
   int32_t token_list;         // uint16 (R - m): tokens by target, ascending
   int32_t first_of_target;    // int32 (m + 1)
   int32_t segments_before;    // int32 (m + 1)
