@@ -26,7 +26,7 @@ struct ZipWorkspace {
   void* scratch;       // plan.scratch_bytes, of any values
 };
 
-// The problem, the tensors and the plan, so that nothing of them can be forgotten.
+// The problem, the tensors and the plan, whole, so that no field can be forgotten; as bases, so that a kernel says p.S.
 struct ZipParams : ZipProblem, ZipTensors, ZipTiling {
   int32_t attn_rows;  // rows of attention that are averaged for each head; 1: the scores are sums over heads
   void* scratch;

@@ -179,7 +179,7 @@ bool launch(const PackedCall& call, ZipCall zip, int32_t device) {
   const int64_t tokens = call.images.tokens();
   const auto plan_for = [&](int64_t longest) {
     zip.problem.S = static_cast<int32_t>(longest);
-    return plan_call(zip.problem, gpu);
+    return plan_zip(zip.problem, gpu, forced_by_environment());
   };
   ZipPlan plan = plan_for(std::min(call.arguments.max_seqlen.value_or(tokens), tokens));
   if (plan.path == Path::kNone && !call.arguments.max_seqlen) plan = plan_for(call.images.read_longest(device));

@@ -60,8 +60,6 @@ ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, Me
   return call;
 }
 
-ZipPlan plan_call(const ZipProblem& problem, const Gpu& gpu) { return plan_zip(problem, gpu, forced_by_environment()); }
-
 void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device) {
   const cudaStream_t stream = current_stream(device);
   ZipWorkspace workspace{};

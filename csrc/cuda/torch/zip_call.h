@@ -34,10 +34,7 @@ bool can_merge_in_kernel(const ZipCall& call, const Tensor& hidden);
 // The call that makes output rows of hidden as well: those of tokens.
 ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, MergeMode mode);
 
-// For the current device, by the path that the environment forces, if any.
-ZipPlan plan_call(const ZipProblem& problem, const Gpu& gpu);
-
-// As planned: plan.path is not kNone.
+// plan: of the call's problem; its path is not kNone.
 void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device);
 
 Gpu current_gpu(const char* op, int32_t device);

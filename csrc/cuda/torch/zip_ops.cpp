@@ -110,7 +110,7 @@ Decision decide_by_reference(const ZipCall& call) {
 
 // False where no plan fits.
 bool launch(const ZipCall& call, int32_t device) {
-  const ZipPlan plan = plan_call(call.problem, current_gpu(call.op, device));
+  const ZipPlan plan = plan_zip(call.problem, current_gpu(call.op, device), forced_by_environment());
   if (plan.path == Path::kNone) return false;
   launch_call(call, plan, device);
   return true;
