@@ -9,7 +9,6 @@
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/scores_body.h"
 #include "cpu/kernels/simd.h"
-#include "cpu/plan/query_chunks.h"
 
 namespace visionzip::cpu::VISIONZIP_ISA {
 

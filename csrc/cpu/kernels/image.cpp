@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include "common/rounding.h"
-#include "cpu/plan/query_chunks.h"
-
 namespace visionzip::cpu {
 
 namespace {
@@ -14,6 +11,8 @@ const void* advance(const void* p, int64_t elements, DType dtype) {
 }
 
 constexpr int64_t kColumnsAtOnce = 64;  // columns of an attention matrix that one unit of `sum_columns` adds up
+
+int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 // All output rows in so many shares of about equal work: rows that are read and written.  Whole rows, because a thread
 // then walks through its own pages only (577 x 1024 float32 from memory by two threads: 99 us, by halves of each row

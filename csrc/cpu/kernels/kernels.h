@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/types.h"
+#include "cpu/plan/plan.h"
 
 namespace visionzip::cpu {
 
