@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "cuda/plan/column_sums_plan.h"
 #include "cuda/plan/zip_plan.h"
 
 namespace visionzip {
@@ -73,33 +72,58 @@ py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
   return py::make_tuple(division.whole, division.shared);
 }
 
-// Stands for tensors that are there.
-const char kPresent = 0;
-
-// The launch that makes column sums of all queries' attention.
-py::dict plan_scoring(const Problem& problem, int64_t cells, int32_t element_bytes, const cuda::Gpu& gpu) {
-  cuda::ColumnSumsParams p{};
-  p.images = problem.B;
-  p.all_cells = cells;
-  p.S = static_cast<int32_t>(problem.S);
-  p.H = static_cast<int32_t>(problem.H);
-  p.D = static_cast<int32_t>(problem.D);
-  p.wide = true;
-  const cuda::ColumnSumsPlan chosen = cuda::plan_column_sums(p, element_bytes, gpu);
+py::dict describe_column_sums(const cuda::ColumnSumsPlan& plan) {
   py::dict out;
-  out["possible"] = chosen.possible;
-  out["why"] = chosen.why;
-  if (!chosen.possible) return out;
-  out["blocks"] = chosen.blocks;
-  out["threads"] = chosen.threads;
-  out["shared_bytes"] = chosen.shared_bytes;
-  out["sums_bytes"] = chosen.sums_bytes;
-  out["one_pass_tokens"] = p.one_pass_tokens;
+  out["possible"] = plan.possible;
+  out["why"] = plan.why;
+  if (!plan.possible) return out;
+  out["blocks"] = plan.blocks;
+  out["threads"] = plan.threads;
+  out["shared_bytes"] = plan.shared_bytes;
+  out["sums_bytes"] = plan.sums_bytes;
+  out["one_pass_tokens"] = plan.tiling.one_pass_tokens;
   return out;
 }
 
-// Where packed images lie: not looked at by a plan.
-const cuda::Sequence kSequence{};
+py::dict describe_plan(const cuda::ZipPlan& plan) {
+  py::dict out;
+  if (plan.column_sums) out["scoring"] = describe_column_sums(*plan.column_sums);
+  out["path"] = cuda::name_of(plan.path);
+  out["why"] = plan.why;
+  if (plan.path == cuda::Path::kNone) return out;
+  out["team_blocks"] = plan.tiling.team_blocks;
+  out["blocks"] = plan.blocks;
+  out["threads"] = plan.threads;
+  out["shared_bytes"] = plan.shared_bytes;
+  out["scratch_bytes"] = plan.scratch_bytes;
+  out["staged"] = plan.tiling.staged;
+  out["tile_vectors"] = plan.tiling.tile_vectors;
+  out["rank_counting"] = plan.tiling.rank_counting;
+  return out;
+}
+
+// Attention is given as a matrix.  packed_tokens: as in plan_cuda.
+cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t element_bytes) {
+  const auto H = static_cast<int32_t>(p.H);
+  return {.dtype = element_bytes == 4 ? DType::kFloat32 : DType::kBFloat16,
+          .source = p.source,
+          .has_cls = p.has_cls,
+          .has_lse = false,
+          .has_hidden = p.operation == Operation::kZip,
+          .packed = packed_tokens > 0,
+          .mode = MergeMode::kResidual,
+          .scale = 1,
+          .S = static_cast<int32_t>(p.S),
+          .k = static_cast<int32_t>(p.k),
+          .m = static_cast<int32_t>(p.m),
+          .C = static_cast<int32_t>(p.C),
+          .H = H,
+          .D = static_cast<int32_t>(p.D),
+          .attn_heads = H,
+          .group = 1,
+          .images = p.B,
+          .all_tokens = packed_tokens ? packed_tokens : p.B * p.S};
+}
 
 // Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.  packed_tokens: 0, or those of all B images,
 // which are packed then; S, k and m are the most that any has.
@@ -111,53 +135,14 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
   require(packed_tokens == 0 || (packed_tokens >= S && packed_tokens <= B * S), "packed_tokens", packed_tokens,
           "0, or S to B * S");
-  const int64_t tokens = packed_tokens ? packed_tokens : B * S;
-  cuda::ZipParams p{};
-  p.hidden = problem.operation == Operation::kZip ? &kPresent : nullptr;
-  const bool from_queries = problem.source == ScoreSource::kQueryKey;
-  p.queries = from_queries && has_cls ? &kPresent : nullptr;
-  p.images = B;
-  p.sequences = packed_tokens ? &kSequence : nullptr;
-  p.all_tokens = tokens;
-  p.group = 1;
-  p.S = static_cast<int32_t>(S);
-  p.C = static_cast<int32_t>(C);
-  p.H = static_cast<int32_t>(H);
-  p.D = static_cast<int32_t>(D);
-  p.k = static_cast<int32_t>(k);
-  p.m = static_cast<int32_t>(m);
-  p.has_cls = has_cls;
-  p.wide_keys = true;
-  p.attn_heads = p.H;
-  p.attn_rows = has_cls ? 1 : from_queries ? cuda::kSumChunks : p.S;
   cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
   cuda::assume_clusters(gpu);
   for (const auto& [blocks, count] : clusters) {
     require(blocks >= 1 && blocks <= cuda::kMostClusterBlocks, "clusters", blocks, "keys from 1 to 16");
     gpu.clusters[static_cast<size_t>(blocks)] = count;
   }
-  const cuda::ZipPlan chosen = cuda::plan_zip(p, element_bytes, gpu, cuda::forced_path(), cuda::forced_team());
-  py::dict out;
-  if (from_queries && !has_cls) {
-    out["scoring"] = plan_scoring(problem, tokens, element_bytes, gpu);
-    if (!out["scoring"]["possible"].cast<bool>()) {
-      out["path"] = cuda::name_of(cuda::Path::kNone);
-      out["why"] = out["scoring"]["why"];
-      return out;
-    }
-  }
-  out["path"] = cuda::name_of(chosen.path);
-  out["why"] = chosen.why;
-  if (chosen.path == cuda::Path::kNone) return out;
-  out["team_blocks"] = p.team_blocks;
-  out["blocks"] = chosen.blocks;
-  out["threads"] = chosen.threads;
-  out["shared_bytes"] = chosen.shared_bytes;
-  out["scratch_bytes"] = chosen.scratch_bytes;
-  out["staged"] = p.staged;
-  out["tile_vectors"] = p.tile_vectors;
-  out["rank_counting"] = p.rank_counting;
-  return out;
+  return describe_plan(
+      cuda::plan_zip(zip_problem(problem, packed_tokens, element_bytes), gpu, cuda::forced_by_environment()));
 }
 
 }  // namespace
@@ -166,7 +151,7 @@ void bind_plan(py::module_& module) {
   module.def(
       "plan", &plan, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0, py::arg("H") = 1,
       py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true, py::arg("threads") = 1,
-      "How the CPU kernels would carry a problem out: the images that a thread works on alone (whole_images) and those "
+      "How the CPU kernels would solve a problem: the images that a thread works on alone (whole_images) and those "
       "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes.");
   module.def("divide_packed", &divide_packed, py::arg("work"), py::kw_only(), py::arg("threads"),
              "How the CPU kernels divide packed images by their work: the images (by number) that each thread works on "

@@ -15,13 +15,19 @@ inline torch::stable::Tensor unit_stride(const torch::stable::Tensor& x) {
   return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
 }
 
+// What the dimensions of x after the first `leading` hold together.
+inline int64_t channels_of(const torch::stable::Tensor& x, int64_t leading) {
+  int64_t channels = 1;
+  for (int64_t d = leading; d < x.dim(); d++) channels *= x.size(d);
+  return channels;
+}
+
 // x with its first `leading` dimensions, and all others as one of unit stride; in place where the layout allows it.
 inline torch::stable::Tensor flat_channels(const torch::stable::Tensor& x, int64_t leading) {
   if (x.dim() == leading + 1) return unit_stride(x);
   std::vector<int64_t> sizes;
   for (int64_t d = 0; d < leading; d++) sizes.push_back(x.size(d));
-  sizes.push_back(1);
-  for (int64_t d = leading; d < x.dim(); d++) sizes.back() *= x.size(d);
+  sizes.push_back(channels_of(x, leading));
   return unit_stride(torch::stable::reshape(x, sizes));
 }
 

@@ -1,4 +1,4 @@
-// Element types, and the limits that every implementation shares.  No torch header, no CUDA header.
+// Element types, and what every implementation shares.  No torch header, no CUDA header.
 #pragma once
 
 #include <cstddef>
@@ -25,13 +25,6 @@ enum class ScoreSource : int32_t {
 };
 
 enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
-
-// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whoever computes them, so that the
-// order of the sums is fixed.
-constexpr int64_t kQueryChunks = 4;
-
-// On a GPU a merged row's sum is formed of partial sums of so many tokens, in ascending order, and of those in order.
-constexpr int kSegment = 16;
 
 // The remaining tokens number 0, step, 2 * step, ... are the targets.
 VISIONZIP_HOST_DEVICE inline constexpr int64_t target_step(int64_t remaining, int64_t m) {

@@ -73,40 +73,52 @@ void fill_lse(const Case& c, Inputs& in) {
   }
 }
 
+cuda::ColumnSumsProblem problem_of(const Case& c) {
+  return {.dtype = c.dtype,
+          .has_lse = c.given_lse,
+          .scale = c.scale,
+          .S = c.longest(),
+          .H = c.H,
+          .D = c.D,
+          .group = 1,
+          .images = static_cast<int64_t>(c.lengths.size()),
+          .all_cells = c.tokens()};
+}
+
+cuda::QueryKeyTensors tensors_of(const Case& c, const Inputs& in, const Placement& placement) {
+  cuda::QueryKeyTensors t{};
+  t.queries = in.queries.data();
+  t.keys = in.keys.data();
+  t.lse = c.given_lse ? static_cast<const float*>(in.lse.data()) : nullptr;
+  t.query_head = t.key_head = in.head;
+  t.query_token = t.key_token = in.token;
+  t.query_image = t.key_image = c.lengths[0] * in.token;
+  t.lse_head = c.packed ? c.tokens() : c.lengths[0];
+  t.lse_image = int64_t{c.H} * c.lengths[0];
+  const auto element = static_cast<int64_t>(size_of(c.dtype));
+  t.wide_queries = t.wide_keys = c.D * element % 16 == 0 && in.head * element % 16 == 0;
+  t.sequences = c.packed ? placement.sequences.data() : nullptr;
+  t.order = placement.order.data();
+  return t;
+}
+
 // Empty where the emulated device has too little shared memory.
 std::vector<float> run(const Case& c, const Inputs& in, int32_t multiprocessors) {
-  std::vector<float> sums(static_cast<size_t>(cuda::kSumChunks) * c.H * c.tokens(), NAN);
-  Placement placement(c.lengths, std::vector<int64_t>(c.lengths.size(), 1), std::vector<int64_t>(c.lengths.size()));
-  cuda::ColumnSumsParams p{};
-  p.queries = in.queries.data();
-  p.keys = in.keys.data();
-  p.lse = c.given_lse ? static_cast<const float*>(in.lse.data()) : nullptr;
-  p.sums = sums.data();
-  p.query_head = p.key_head = in.head;
-  p.query_token = p.key_token = in.token;
-  p.query_image = p.key_image = c.lengths[0] * in.token;
-  p.lse_head = c.packed ? c.tokens() : c.lengths[0];
-  p.lse_image = int64_t{c.H} * c.lengths[0];
-  p.sequences = c.packed ? placement.sequences.data() : nullptr;
-  p.order = placement.order.data();
-  p.group = 1;
-  p.images = static_cast<int64_t>(c.lengths.size());
-  p.all_cells = c.tokens();
-  p.S = c.longest();
-  p.H = c.H;
-  p.D = c.D;
-  p.scale = c.scale;
-  const auto element = static_cast<int64_t>(size_of(c.dtype));
-  p.wide = c.D * element % 16 == 0 && in.head * element % 16 == 0;
+  const Placement placement(c.lengths, std::vector<int64_t>(c.lengths.size(), 1),
+                            std::vector<int64_t>(c.lengths.size()));
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   gpu.multiprocessors = multiprocessors;
   const bool smaller = gpu.block_shared_bytes < c.shared_bytes;
   gpu.block_shared_bytes = std::min(gpu.block_shared_bytes, c.shared_bytes);
-  const cuda::ColumnSumsPlan plan = cuda::plan_column_sums(p, static_cast<int32_t>(element), gpu);
+  const cuda::ColumnSumsProblem problem = problem_of(c);
+  const cuda::ColumnSumsPlan plan = cuda::plan_column_sums(problem, gpu);
   if (!plan.possible && smaller) return {};
   if (!plan.possible) throw std::runtime_error(c.text() + "\n" + plan.why);
-  const cudaError_t error = cuda::launch_column_sums(p, c.dtype, plan, nullptr);
+  std::vector<float> sums(static_cast<size_t>(plan.sums_bytes) / sizeof(float), NAN);
+  const cuda::QueryKeyTensors tensors = tensors_of(c, in, placement);
+  const cudaError_t error =
+      cuda::launch_column_sums(cuda::make_column_sums_params(problem, plan, tensors, sums.data()), plan, nullptr);
   if (error != cudaSuccess) throw std::runtime_error(c.text() + "\n" + cudaGetErrorString(error));
   return sums;
 }

@@ -89,7 +89,7 @@ inline const char* name_of(MergeMode mode) { return mode == MergeMode::kMean ? "
 
 // What a decision (the assignment of one image: docs/specification.md) says about merging.
 struct Rows {
-  std::vector<int64_t> target;               // the token that stands for each row, or -1
+  std::vector<int64_t> target;               // the representative of each row, or -1
   std::vector<std::vector<int64_t>> merged;  // and those that are averaged into it
 };
 
@@ -142,11 +142,13 @@ struct Placement {
   }
 };
 
-// Each runs its cases; throws std::runtime_error where one goes wrong.  Returns how many launches there were.
+// Each runs its cases; throws std::runtime_error where one goes wrong.  Returns how many launches, or plans, there
+// were.
 int run_column_sums_cases();
 int run_long_column_sums_cases();
 int run_merge_cases();
 int run_packed_cases();
+int run_plan_cases();
 int run_zip_cases();
 
 }  // namespace visionzip::kernel_tests

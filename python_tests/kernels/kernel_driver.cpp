@@ -1,7 +1,7 @@
 // Runs this project's kernels, executed on the host, against plain C++.  Without Python and torch, so that sanitizers
 // and the race checker see nothing else.
 //
-//   kernel_driver [long_]column_sums|merge|packed|zip    exits with 0 if all is right
+//   kernel_driver [long_]column_sums|merge|packed|plan|zip    exits with 0 if all is right
 #include <cstdio>
 #include <exception>
 #include <map>
@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
                                                  {"long_column_sums", run_long_column_sums_cases},
                                                  {"merge", run_merge_cases},
                                                  {"packed", run_packed_cases},
+                                                 {"plan", run_plan_cases},
                                                  {"zip", run_zip_cases}};
     if (const auto found = cases.find(what); found != cases.end()) {
       std::printf("%d launches\n", found->second());
@@ -27,6 +28,6 @@ int main(int argc, char** argv) {
     std::printf("%s\n", error.what());
     return 1;
   }
-  std::fprintf(stderr, "usage: kernel_driver [long_]column_sums|merge|packed|zip\n");
+  std::fprintf(stderr, "usage: kernel_driver [long_]column_sums|merge|packed|plan|zip\n");
   return 2;
 }

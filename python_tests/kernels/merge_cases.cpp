@@ -45,21 +45,16 @@ std::vector<int64_t> random_assignment(const Case& c, Numbers& numbers) {
 
 cuda::MergeParams params_of(const Case& c, const Elements& in, const Elements& out, const int64_t* assignment,
                             int64_t rows) {
-  cuda::MergeParams p{};
-  p.in = in.data();
-  p.out = out.data();
-  p.assignment = assignment;
-  p.row_stride = c.C + c.padding;
-  p.image_stride = rows * p.row_stride;
-  p.B = c.B;
-  p.S = c.S;
-  p.C = c.C;
-  p.k = c.k;
-  p.m = c.m;
-  p.all_rows = c.B * (c.k + c.m);
-  p.dtype = c.dtype;
-  p.mode = c.mode;
-  return p;
+  const cuda::MergeProblem problem{.dtype = c.dtype,
+                                   .mode = c.mode,
+                                   .B = c.B,
+                                   .S = c.S,
+                                   .k = c.k,
+                                   .m = c.m,
+                                   .C = c.C,
+                                   .all_rows = c.B * (c.k + c.m)};
+  const int64_t row_stride = c.C + c.padding;
+  return {problem, {in.data(), out.data(), assignment, rows * row_stride, row_stride, nullptr}};
 }
 
 void check(cudaError_t error, const char* op, const Case& c) {
@@ -108,8 +103,8 @@ void run_backward(const Case& c, const std::vector<int64_t>& assignment, Numbers
       double weight = 0;
       if (row >= 0) {
         const auto n = static_cast<double>(rows.merged[static_cast<size_t>(row)].size());
-        const bool stands = rows.target[static_cast<size_t>(row)] == s;
-        weight = c.mode == MergeMode::kMean ? 1 / (n + 1) : stands ? 1 : 1 / n;
+        const bool is_target = rows.target[static_cast<size_t>(row)] == s;
+        weight = c.mode == MergeMode::kMean ? 1 / (n + 1) : is_target ? 1 : 1 / n;
       }
       for (int64_t channel = 0; channel < c.C; channel++) {
         const double of_row = row < 0 ? 0 : grad[(b * all_rows + row) * (c.C + c.padding) + channel];

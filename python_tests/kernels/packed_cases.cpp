@@ -82,97 +82,99 @@ void check(cudaError_t error, const Case& c, const std::string& what) {
   if (error != cudaSuccess) throw std::runtime_error(c.text() + ", " + what + "\n" + cudaGetErrorString(error));
 }
 
-// Of all images together, or, from that token on, of one as a batch.
-cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out, int64_t first_token) {
+// Of all images together; `alone`: of one as a batch.
+cuda::ZipProblem problem_of(const Case& c, const cuda::Sequence* alone) {
+  return {.dtype = c.dtype,
+          .source = c.from_queries ? ScoreSource::kQueryKey : ScoreSource::kScores,
+          .has_cls = c.from_queries,
+          .has_lse = false,
+          .has_hidden = true,
+          .packed = !alone,
+          .mode = MergeMode::kMean,
+          .scale = 1 / std::sqrt(static_cast<float>(c.D)),
+          .S = alone ? alone->tokens : c.most(&Image::S),
+          .k = alone ? alone->k : c.most(&Image::k),
+          .m = alone ? alone->m : c.most(&Image::m),
+          .C = c.C,
+          .H = c.H,
+          .D = c.D,
+          .attn_heads = c.from_queries ? c.H : 1,
+          .group = c.group,
+          .images = alone ? 1 : static_cast<int64_t>(c.images.size()),
+          .all_tokens = alone ? alone->tokens : c.tokens()};
+}
+
+// From that token on.
+cuda::ZipTensors tensors_of(const Case& c, const Inputs& in, Results& out, int64_t first_token) {
   const int64_t cell = first_token * c.group, row = int64_t{c.H} * c.D;
-  cuda::ZipParams p{};
-  p.hidden = at(in.hidden, first_token * c.C);
-  p.keys = at(in.keys, cell * row);
-  p.queries = c.from_queries ? at(in.queries, cell * row) : nullptr;
-  p.attn = c.from_queries ? nullptr : at(in.scores, cell);
-  p.tokens = out.tokens.data();
-  p.indices = out.indices.data();
-  p.assignment = out.assignment.data();
-  p.hidden_image = p.hidden_token = c.C;
-  p.key_token = row;
-  p.key_image = c.group * row;
-  p.query_image = row;
-  p.key_head = p.query_head = c.D;
-  p.attn_image = p.group = c.group;
-  p.attn_heads = p.attn_rows = 1;
-  p.attn_dtype = c.dtype;
-  p.C = c.C;
-  p.H = c.H;
-  p.D = c.D;
-  p.mode = MergeMode::kMean;
-  p.scale = 1 / std::sqrt(static_cast<float>(c.D));
-  p.has_cls = c.from_queries;
-  p.wide_keys = static_cast<size_t>(c.D) * size_of(c.dtype) % 16 == 0;
-  return p;
+  cuda::ZipTensors t{};
+  t.hidden = at(in.hidden, first_token * c.C);
+  t.keys = at(in.keys, cell * row);
+  t.queries = c.from_queries ? at(in.queries, cell * row) : nullptr;
+  t.attn = c.from_queries ? nullptr : at(in.scores, cell);
+  t.attn_dtype = c.dtype;
+  t.tokens = out.tokens.data();
+  t.indices = out.indices.data();
+  t.assignment = out.assignment.data();
+  t.hidden_image = t.hidden_token = c.C;
+  t.key_token = t.query_token = row;
+  t.key_image = c.group * row;
+  t.query_image = row;
+  t.key_head = t.query_head = c.D;
+  t.attn_image = c.group;
+  t.wide_keys = t.wide_queries = static_cast<size_t>(c.D) * size_of(c.dtype) % 16 == 0;
+  return t;
 }
 
-cuda::MergeParams describe_merge(const Case& c, const void* in, const Elements& out, const Results& decision) {
-  cuda::MergeParams p{};
-  p.in = in;
-  p.out = out.data();
-  p.assignment = decision.assignment.data();
-  p.image_stride = p.row_stride = p.C = c.C;
-  p.dtype = c.dtype;
-  p.mode = MergeMode::kMean;
-  return p;
+// Of all images together; `alone`: of one as a batch.
+cuda::MergeProblem merge_problem_of(const Case& c, const cuda::Sequence* alone) {
+  return {.dtype = c.dtype,
+          .mode = MergeMode::kMean,
+          .B = alone ? 1 : static_cast<int64_t>(c.images.size()),
+          .S = alone ? alone->tokens : 0,
+          .k = alone ? alone->k : 0,
+          .m = alone ? alone->m : 0,
+          .C = c.C,
+          .all_rows = alone ? alone->k + alone->m : c.rows()};
 }
 
-void launch(const Case& c, cuda::ZipParams& p, Path path, int team) {
+void launch(const Case& c, const cuda::ZipProblem& problem, const cuda::ZipTensors& tensors,
+            const cuda::ForcedLaunch& by) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
-  launch_by(p, c.dtype, gpu, path, team, c.text());
+  launch_by(problem, tensors, gpu, by, c.text());
 }
 
-void run_packed(const Case& c, const Inputs& in, const Placement& placement, Path path, int team, Results& out) {
-  cuda::ZipParams p = describe(c, in, out, 0);
-  p.sequences = placement.sequences.data();
-  p.order = placement.order.data();
-  p.images = static_cast<int64_t>(c.images.size());
-  p.all_tokens = c.tokens();
-  p.S = c.most(&Image::S);
-  p.k = c.most(&Image::k);
-  p.m = c.most(&Image::m);
-  launch(c, p, path, team);
+void run_packed(const Case& c, const Inputs& in, const Placement& placement, const cuda::ForcedLaunch& by,
+                Results& out) {
+  cuda::ZipTensors tensors = tensors_of(c, in, out, 0);
+  tensors.sequences = placement.sequences.data();
+  tensors.order = placement.order.data();
+  launch(c, problem_of(c, nullptr), tensors, by);
 }
 
 // The fused kernel's tokens again, by merge; then the adjoint.
-void carry_packed(const Case& c, const Inputs& in, const Placement& placement, Results& results) {
-  const auto with_images = [&](cuda::MergeParams p) {
-    p.sequences = placement.sequences.data();
-    p.B = static_cast<int64_t>(c.images.size());
-    p.all_rows = c.rows();
-    return p;
+void merge_packed(const Case& c, const Inputs& in, const Placement& placement, Results& results) {
+  const cuda::MergeProblem problem = merge_problem_of(c, nullptr);
+  const auto params = [&](const Elements& from, const Elements& to) {
+    return cuda::MergeParams{problem,
+                             {from.data(), to.data(), results.assignment.data(), c.C, c.C, placement.sequences.data()}};
   };
   const Elements tokens(c.dtype, c.rows() * c.C);
-  check(cuda::launch_merge(with_images(describe_merge(c, in.hidden.data(), tokens, results)), nullptr), c, "merge");
+  check(cuda::launch_merge(params(in.hidden, tokens), nullptr), c, "merge");
   if (std::memcmp(tokens.data(), results.tokens.data(), tokens.bytes()) != 0) {
     throw std::runtime_error(c.text() + "\nmerge gives other bits than the fused kernel");
   }
-  check(cuda::launch_merge_backward(with_images(describe_merge(c, in.grad.data(), results.grads, results)), nullptr), c,
-        "merge_backward");
+  check(cuda::launch_merge_backward(params(in.grad, results.grads), nullptr), c, "merge_backward");
 }
 
 void run_alone(const Case& c, const Inputs& in, const cuda::Sequence& s, Results& out) {
-  cuda::ZipParams p = describe(c, in, out, s.first_token);
-  p.images = 1;
-  p.all_tokens = p.S = s.tokens;
-  p.k = s.k;
-  p.m = s.m;
-  launch(c, p, Path::kBlock, 1);
-  cuda::MergeParams back = describe_merge(c, at(in.grad, int64_t{s.first_row} * c.C), out.grads, out);
-  back.B = 1;
-  back.S = s.tokens;
-  back.k = s.k;
-  back.m = s.m;
-  back.all_rows = s.k + s.m;
-  check(cuda::launch_merge_backward(back, nullptr), c, "merge_backward");
+  launch(c, problem_of(c, &s), tensors_of(c, in, out, s.first_token), {Path::kBlock, 1});
+  const cuda::MergeTensors back{
+      at(in.grad, int64_t{s.first_row} * c.C), out.grads.data(), out.assignment.data(), c.C, c.C, nullptr};
+  check(cuda::launch_merge_backward({merge_problem_of(c, &s), back}, nullptr), c, "merge_backward");
 }
 
 void check_image(const Case& c, const Results& all, const Results& alone, const cuda::Sequence& s) {
@@ -198,18 +200,13 @@ void check_dropped(const Case& c, const Results& all, const cuda::Sequence& s) {
   }
 }
 
-struct Team {
-  Path path;
-  int blocks;
-};
-
 // Grouped images are compared between teams only: a batch has no groups.
-int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
+int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Numbers& numbers) {
   const Inputs in(c, numbers);
   const Placement placement(c.each<int32_t>(&Image::S), c.each<int64_t>(&Image::k), c.each<int64_t>(&Image::m));
   Results first(c);
-  run_packed(c, in, placement, device_has(Path::kCluster, 4) ? Path::kCluster : Path::kGrid, 4, first);
-  carry_packed(c, in, placement, first);
+  run_packed(c, in, placement, {device_has({Path::kCluster, 4}) ? Path::kCluster : Path::kGrid, 4}, first);
+  merge_packed(c, in, placement, first);
   for (const cuda::Sequence& s : placement.sequences) {
     if (s.k + s.m == 0) check_dropped(c, first, s);
     if (s.k + s.m == 0 || c.group > 1) continue;
@@ -217,15 +214,15 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
     run_alone(c, in, s, alone);
     check_image(c, first, alone, s);
   }
-  for (const auto& [path, team] : teams) {
+  for (const cuda::ForcedLaunch& by : teams) {
     Results other(c);
-    run_packed(c, in, placement, path, team, other);
+    run_packed(c, in, placement, by, other);
     if (other.indices == first.indices && other.assignment == first.assignment &&
         std::memcmp(other.tokens.data(), first.tokens.data(), first.tokens.bytes()) == 0) {
       continue;
     }
-    throw std::runtime_error(c.text() + "\nother bits than by the first team, of 4: " + name_of(path) + " of " +
-                             std::to_string(team));
+    throw std::runtime_error(c.text() + "\nother bits than by the first team, of 4: " + name_of(by.path) + " of " +
+                             std::to_string(by.team));
   }
   return static_cast<int>(teams.size()) + 4;
 }
@@ -264,9 +261,9 @@ int run_placement(bool alike, Numbers& numbers) {
 }  // namespace
 
 int run_packed_cases() {
-  std::vector<Team> teams{
+  std::vector<cuda::ForcedLaunch> teams{
       {Path::kBlock, 1}, {Path::kCluster, 2}, {Path::kCluster, 16}, {Path::kGrid, 2}, {Path::kGrid, 4}};
-  std::erase_if(teams, [](const Team& team) { return !device_has(team.path, team.blocks); });
+  std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132;
   Numbers numbers(5);
   int launches = run_placement(true, numbers) + run_placement(false, numbers);

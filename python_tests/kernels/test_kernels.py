@@ -44,6 +44,12 @@ def test_without_faults(rng, flavour, what):
         _drive(flavour, what, **{emulation.SEED_VARIABLE: str(seed)})
 
 
+def test_plans_are_pure_and_parameters_complete():
+    """Also of sizes that fit no GPU, under the sanitizer of undefined behaviour: no sum of sizes overflows."""
+    emulation.build("kernel_driver_sanitized")
+    _drive("sanitized", "plan")
+
+
 @pytest.mark.parametrize("architecture", [75, 80, 120])
 @pytest.mark.parametrize("what", ["column_sums", "packed", "zip"])
 def test_every_architecture(what, architecture):

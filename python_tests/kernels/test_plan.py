@@ -156,6 +156,28 @@ def test_large_batches_are_scored_by_fewer_blocks_a_head():
     assert (few, many) == ("one pass; blocks a head: 8", "one pass; blocks a head: 1")
 
 
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_problem_has_one_plan(gpu):
+    """Whatever was planned between; kernels/plan_cases.cpp looks at what is not told here."""
+    problems = [
+        {"op": op, "B": B, "has_cls": has_cls, "S": S, "C": C}
+        for op in ("zip", "zip_qk", "select")
+        for B in (1, 160)
+        for has_cls in (True, False)
+        for S, C in ((577, 1024), (4096, 1280), (40_000, 64))
+    ]
+    forwards = [plan(gpu, **problem) for problem in problems]
+    backwards = [plan(gpu, **problem) for problem in reversed(problems)]
+    assert forwards == backwards[::-1]
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_more_images_than_a_launch_has_clusters_for(gpu):
+    chosen = plan(gpu, B=2**31 - 1)
+    assert chosen["path"] != "cluster"
+    assert 0 < chosen["blocks"] <= GPUS[gpu][1]
+
+
 def test_only_all_queries_scores_need_a_launch():
     assert "scoring" not in plan("h200", "zip_qk")
     assert "scoring" not in plan("h200", "zip", has_cls=False)

@@ -44,51 +44,59 @@ struct Results {
   }
 };
 
-cuda::ZipParams describe(const Case& c, const Inputs& in, Results& out) {
-  cuda::ZipParams p{};
-  p.hidden = in.hidden.data();
-  p.keys = in.keys.data();
-  p.queries = c.from_queries ? in.queries.data() : nullptr;
-  p.attn = c.from_queries ? nullptr : in.attn.data();
-  p.tokens = out.tokens.data();
-  p.indices = out.indices.data();
-  p.assignment = out.assignment.data();
-  p.hidden_image = int64_t{c.S} * c.C;
-  p.hidden_token = c.C;
-  // As attention has them: (B, S, H, D), transposed.
-  p.key_image = p.query_image = int64_t{c.S} * c.H * c.D;
-  p.key_token = int64_t{c.H} * c.D;
-  p.key_head = p.query_head = c.D;
-  p.attn_rows = c.from_matrix ? c.S : 1;
-  p.attn_row = c.S;
-  p.attn_head = int64_t{p.attn_rows} * c.S;
-  p.attn_image = c.H * p.attn_head;
-  p.images = c.B;
-  p.all_tokens = int64_t{c.B} * c.S;
-  p.group = 1;
-  p.S = c.S;
-  p.C = c.C;
-  p.H = c.H;
-  p.D = c.D;
-  p.k = c.k;
-  p.m = c.m;
-  p.attn_heads = c.H;
-  p.attn_dtype = c.dtype;
-  p.mode = c.mode;
-  p.scale = 1 / std::sqrt(static_cast<float>(c.D));
-  p.has_cls = c.has_cls;
-  p.wide_keys = static_cast<size_t>(c.D) * size_of(c.dtype) % 16 == 0;
-  return p;
+cuda::ZipProblem problem_of(const Case& c) {
+  return {.dtype = c.dtype,
+          .source = c.from_queries  ? ScoreSource::kQueryKey
+                    : c.from_matrix ? ScoreSource::kMatrix
+                                    : ScoreSource::kRows,
+          .has_cls = c.has_cls,
+          .has_lse = false,
+          .has_hidden = true,
+          .packed = false,
+          .mode = c.mode,
+          .scale = 1 / std::sqrt(static_cast<float>(c.D)),
+          .S = c.S,
+          .k = c.k,
+          .m = c.m,
+          .C = c.C,
+          .H = c.H,
+          .D = c.D,
+          .attn_heads = c.H,
+          .group = 1,
+          .images = c.B,
+          .all_tokens = int64_t{c.B} * c.S};
 }
 
-void launch(const Case& c, const Inputs& in, Results& out, Path path, int team) {
-  cuda::ZipParams p = describe(c, in, out);
+// Queries and keys as attention has them: (B, S, H, D), transposed.
+cuda::ZipTensors tensors_of(const Case& c, const Inputs& in, Results& out) {
+  cuda::ZipTensors t{};
+  t.hidden = in.hidden.data();
+  t.keys = in.keys.data();
+  t.queries = c.from_queries ? in.queries.data() : nullptr;
+  t.attn = c.from_queries ? nullptr : in.attn.data();
+  t.attn_dtype = c.dtype;
+  t.tokens = out.tokens.data();
+  t.indices = out.indices.data();
+  t.assignment = out.assignment.data();
+  t.hidden_image = int64_t{c.S} * c.C;
+  t.hidden_token = c.C;
+  t.key_image = t.query_image = int64_t{c.S} * c.H * c.D;
+  t.key_token = t.query_token = int64_t{c.H} * c.D;
+  t.key_head = t.query_head = c.D;
+  t.attn_row = c.S;
+  t.attn_head = int64_t{c.from_matrix ? c.S : 1} * c.S;
+  t.attn_image = c.H * t.attn_head;
+  t.wide_keys = t.wide_queries = static_cast<size_t>(c.D) * size_of(c.dtype) % 16 == 0;
+  return t;
+}
+
+void launch(const Case& c, const Inputs& in, Results& out, const cuda::ForcedLaunch& by) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
   gpu.block_shared_bytes = std::min(gpu.block_shared_bytes, c.shared_bytes);
-  launch_by(p, c.dtype, gpu, path, team, c.text());
+  launch_by(problem_of(c), tensors_of(c, in, out), gpu, by, c.text());
 }
 
 // --- float64 ---
@@ -170,26 +178,21 @@ void check_image(const Case& c, const Inputs& in, const Results& out, int b) {
 
 // --- cases ---
 
-struct Team {
-  Path path;
-  int blocks;
-};
-
 // All teams give the bits of the first, which is checked.
-int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
+int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Numbers& numbers) {
   const int64_t key_count = int64_t{c.B} * c.S * c.H * c.D;
   Inputs in{Elements(c.dtype, int64_t{c.B} * c.S * c.C), Elements(c.dtype, key_count), Elements(c.dtype, key_count),
             Elements(c.dtype, int64_t{c.B} * c.H * c.S * (c.from_matrix ? c.S : 1))};
   for (Elements* elements : {&in.hidden, &in.keys, &in.queries, &in.attn}) fill_normal(*elements, numbers);
   Results first(c);
-  launch(c, in, first, teams.front().path, teams.front().blocks);
+  launch(c, in, first, teams.front());
   for (int b = 0; b < c.B; b++) check_image(c, in, first, b);
   for (size_t i = 1; i < teams.size(); i++) {
     Results other(c);
-    launch(c, in, other, teams[i].path, teams[i].blocks);
+    launch(c, in, other, teams[i]);
     if (other == first) continue;
     throw std::runtime_error(c.text() + "\nother bits than by " + cuda::name_of(teams[0].path) + ": " +
-                             cuda::name_of(teams[i].path) + " of " + std::to_string(teams[i].blocks));
+                             cuda::name_of(teams[i].path) + " of " + std::to_string(teams[i].team));
   }
   return static_cast<int>(teams.size());
 }
@@ -197,9 +200,10 @@ int run_case(const Case& c, const std::vector<Team>& teams, Numbers& numbers) {
 }  // namespace
 
 int run_zip_cases() {
-  std::vector<Team> teams{{Path::kBlock, 1},    {Path::kCluster, 2}, {Path::kCluster, 4}, {Path::kCluster, 8},
-                          {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 4},    {Path::kGrid, 8}};
-  std::erase_if(teams, [](const Team& team) { return !device_has(team.path, team.blocks); });
+  std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},   {Path::kCluster, 2},  {Path::kCluster, 4},
+                                        {Path::kCluster, 8}, {Path::kCluster, 16}, {Path::kGrid, 2},
+                                        {Path::kGrid, 4},    {Path::kGrid, 8}};
+  std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 8 << 10;
   struct Sizes {
     int32_t B, S, C, H, D, k, m;

@@ -9,9 +9,8 @@ namespace visionzip::cuda {
 template <class T>
 cudaError_t launch_column_sums_as(const ColumnSumsParams& params, const ColumnSumsPlan& plan, cudaStream_t stream);
 
-cudaError_t launch_column_sums(const ColumnSumsParams& params, DType dtype, const ColumnSumsPlan& plan,
-                               cudaStream_t stream) {
-  switch (dtype) {
+cudaError_t launch_column_sums(const ColumnSumsParams& params, const ColumnSumsPlan& plan, cudaStream_t stream) {
+  switch (params.dtype) {
     case DType::kFloat32:
       return launch_column_sums_as<float>(params, plan, stream);
     case DType::kFloat16:

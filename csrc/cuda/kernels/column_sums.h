@@ -3,12 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "cuda/plan/column_sums_plan.h"
+#include "cuda/plan/column_sums_params.h"
 
 namespace visionzip::cuda {
 
-// queries and keys are of one dtype; params: planned.
-cudaError_t launch_column_sums(const ColumnSumsParams& params, DType dtype, const ColumnSumsPlan& plan,
-                               cudaStream_t stream);
+// params: made of the plan.
+cudaError_t launch_column_sums(const ColumnSumsParams& params, const ColumnSumsPlan& plan, cudaStream_t stream);
 
 }  // namespace visionzip::cuda

@@ -27,30 +27,30 @@ struct Head {
   __device__ __forceinline__ void find(const ColumnSumsParams& p) {
     const int parts = kSumChunks / p.block_chunks, part = static_cast<int>(blockIdx.x % parts);
     const int h = static_cast<int>(blockIdx.x / parts % p.H);
-    const int64_t turn = blockIdx.x / parts / p.H;
-    int64_t first_cell = turn * p.S;
+    const int64_t position = blockIdx.x / parts / p.H;
+    int64_t first_cell = position * p.S;
     S = p.S;
     if (p.sequences) {
-      const Sequence own = p.sequences[p.order[turn]];
+      const Sequence own = p.sequences[p.order[position]];
       first_cell = int64_t{own.first_token} * p.group;
       S = own.k + own.m > 0 ? own.tokens * p.group : 0;
     }
     const auto begins = [&](int64_t of_image, int64_t of_cell) {
-      return p.sequences ? first_cell * of_cell : turn * of_image;
+      return p.sequences ? first_cell * of_cell : position * of_image;
     };
     queries = begins(p.query_image, p.query_token) + h * p.query_head;
     keys = begins(p.key_image, p.key_token) + h * p.key_head;
     lse = begins(p.lse_image, 1) + h * p.lse_head;
     sums = kSumChunks * (first_cell * p.H + int64_t{h} * S);
-    strips = (S + kStripKeys - 1) / kStripKeys;
-    const int tiles = (S + kTileQueries - 1) / kTileQueries;
-    chunk_tiles = (tiles + kSumChunks - 1) / kSumChunks;
+    strips = ceil_divide(S, kStripKeys);
+    const int tiles = ceil_divide(S, kTileQueries);
+    chunk_tiles = ceil_divide(tiles, kSumChunks);
     const int own_chunks = chunks_for(p);
     first_chunk = part * own_chunks;
     end_chunk = first_chunk + own_chunks;
     if (first_chunk >= kSumChunks) S = 0;
     end_tile = min(tiles, end_chunk * chunk_tiles);
-    row_blocks = (chunk_tiles * kTileQueries + kRowBlock - 1) / kRowBlock;
+    row_blocks = ceil_divide(chunk_tiles * kTileQueries, kRowBlock);
     factor = fmaxf(fabsf(p.scale) * kLog2E, kLeastFactor);
   }
 
@@ -230,7 +230,7 @@ __device__ __forceinline__ void find_stats(const HeadSums<T, kChannels>& z, int 
   T* strips = z.row(z.warps() * kTileQueries);
   for (int base = first; base < end; base += z.warps() * kTileQueries) {
     const int first_query = base + z.warp * kTileQueries;
-    const int tiles = min(z.warps(), (end - base + kTileQueries - 1) / kTileQueries);
+    const int tiles = min(z.warps(), ceil_divide(end - base, kTileQueries));
     z.load_queries(z.row(0), base, tiles * kTileQueries);
     z.load_keys(strips, 0, kStripKeys);
     z.wait_for_rows();

@@ -7,6 +7,7 @@
 #include "cuda/kernels/element.cuh"
 #include "cuda/kernels/ptx.cuh"
 #include "cuda/kernels/warp.cuh"
+#include "cuda/plan/column_sums_layout.h"
 #include "cuda/plan/column_sums_params.h"
 
 namespace visionzip::cuda {

@@ -37,14 +37,14 @@ struct MergeImage {
   int64_t first_row_number;    // what `assignment` counts its rows from
 };
 
-// The image that turn i is for, and which of its rows: there is a turn for each row, and backwards one more.
+// The image that the i-th of all rows belongs to, and which of its rows it is.  Backwards, an image has one more.
 __device__ __forceinline__ MergeImage find_image(const MergeParams& p, int64_t i, bool backward, int64_t& row) {
   if (!p.sequences) {
     const int64_t rows = p.k + p.m, b = i / (rows + backward);
     row = i - b * (rows + backward);
     return {p.S, p.k, p.m, b * rows, b * p.S, b * p.image_stride, 0};
   }
-  int64_t found = 0, above = p.B;  // the last image whose turns begin at i or before it
+  int64_t found = 0, above = p.B;  // the last image whose rows begin at i or before it
   while (above - found > 1) {
     const int64_t middle = (found + above) / 2;
     (p.sequences[middle].first_row + middle * backward <= i ? found : above) = middle;
@@ -64,8 +64,8 @@ struct RowScan {
   int64_t row;
 };
 
-__device__ __forceinline__ void take_turn(const MergeParams& p, RowScan& scan, int64_t i, bool backward) {
-  __syncthreads();  // the last turn's image has been read
+__device__ __forceinline__ void take_row(const MergeParams& p, RowScan& scan, int64_t i, bool backward) {
+  __syncthreads();  // the last row's image has been read
   if (threadIdx.x == 0) scan.image = find_image(p, i, backward, scan.row);
   __syncthreads();
 }
@@ -109,7 +109,8 @@ __device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, cons
   return count;
 }
 
-// A thread's channels of an output row: the kept token or the target, and the sum of what is averaged, by segments.
+// A thread's channels of an output row: its representative (the kept token or the target), and the sum of what is
+// averaged, by segments.
 template <int kCount>
 struct RowSum {
   template <class T>
@@ -118,7 +119,7 @@ struct RowSum {
 #pragma unroll
     for (int e = 0; e < kCount; e++) {
       const float value = widen(pack.element[e]);
-      stands[e] = is_averaged ? stands[e] : value;
+      representative[e] = is_averaged ? representative[e] : value;
       segment[e] = is_averaged ? segment[e] + value : segment[e];
     }
     if (!is_averaged || averaged % kSegment) return;
@@ -136,14 +137,14 @@ struct RowSum {
 #pragma unroll
     for (int e = 0; e < kCount; e++) {
       const float all = averaged % kSegment ? sum[e] + segment[e] : sum[e];
-      float value = stands[e];
+      float value = representative[e];
       if (averaged > 0) value = mode == MergeMode::kMean ? (value + all) / (n + 1.f) : value + all / n;
       narrow(value, pack.element[e]);
     }
     return pack;
   }
 
-  float stands[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
+  float representative[kCount] = {}, segment[kCount] = {}, sum[kCount] = {};
   int averaged = 0;
 };
 
@@ -190,7 +191,7 @@ __device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan&
   return averaged;
 }
 
-// The gradients of the tokens of `row` of an image.  Row k + m stands for all tokens that belong to none: zeros.
+// The gradients of the tokens of `row` of an image.  Row k + m is that of all tokens that belong to none: zeros.
 template <class T, int kCount>
 __device__ void spread_row(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row) {
   using P = Pack<T, kCount>;
@@ -225,7 +226,7 @@ template <class T, int kCount>
 __global__ void __launch_bounds__(kMergeThreads, kMergeBlocks) merge_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
   for (int64_t i = blockIdx.x; i < p.all_rows; i += gridDim.x) {
-    take_turn(p, scan, i, false);
+    take_row(p, scan, i, false);
     merge_row<T, kCount>(p, scan, scan.image, scan.row);
   }
 }
@@ -235,7 +236,7 @@ __global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
     merge_backward_kernel(const __grid_constant__ MergeParams p) {
   __shared__ RowScan scan;
   for (int64_t i = blockIdx.x; i < p.all_rows + p.B; i += gridDim.x) {
-    take_turn(p, scan, i, true);
+    take_row(p, scan, i, true);
     spread_row<T, kCount>(p, scan, scan.image, scan.row);
   }
 }

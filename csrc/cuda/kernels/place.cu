@@ -1,6 +1,7 @@
 // Where packed sequences lie, and the order to work on them in.
 #include <algorithm>
 
+#include "common/rounding.h"
 #include "cuda/kernels/device_assert.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/place.h"
@@ -88,7 +89,7 @@ cudaError_t launch_place(const Packing& packing, const std::vector<int64_t>& k, 
       kept += budget.k;
     }
     const int32_t count = p.end - p.first;
-    const LaunchShape shape{static_cast<unsigned>((count + kPlaceThreads - 1) / kPlaceThreads), kPlaceThreads};
+    const LaunchShape shape{static_cast<unsigned>(ceil_divide(count, kPlaceThreads)), kPlaceThreads};
     if (const cudaError_t error = launch(place_kernel, shape, stream, p)) return error;
   }
   return cudaSuccess;

@@ -2,7 +2,7 @@
 //
 // - rank: this block's number in the team.
 //
-// - image(): the image, or the turn, that the team starts with.
+// - first_position(): of the images, in the order they are taken in, the one that the team starts with.
 //
 // - start_arrive(), start_wait(): around the first phase; peers' shared memory may be written only after it.
 //

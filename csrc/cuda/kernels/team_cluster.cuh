@@ -11,7 +11,7 @@ class ClusterTeam {
  public:
   __device__ ClusterTeam(const ZipParams&, char*) : rank(ptx::cluster_rank()), size_(ptx::cluster_size()) {}
 
-  __device__ int64_t image() const { return blockIdx.x / size_; }
+  __device__ int64_t first_position() const { return blockIdx.x / size_; }
   __device__ void start_arrive() { ptx::cluster_arrive_relaxed(); }
   __device__ void start_wait() { ptx::cluster_wait(); }
   __device__ void arrive() { ptx::cluster_arrive(); }

@@ -9,8 +9,8 @@ namespace visionzip::cuda {
 // Blocks that are only known to be resident together (a cooperative launch), or one block alone: a mirror of the
 // replicated arrays in global memory, and a counter that is zero at launch.  A team of one touches neither.
 //
-// There are two mirrors, used in turn: an image without merging ends without a barrier, so a quick block's scores of
-// the next image may be written while a slow one still reads the last image's.
+// There are two mirrors, used alternately: an image without merging ends without a barrier, so a quick block's scores
+// of the next image may be written while a slow one still reads the last image's.
 class GridTeam {
  public:
   __device__ GridTeam(const ZipParams& p, char* shared)
@@ -28,7 +28,7 @@ class GridTeam {
     metric_ = reinterpret_cast<float*>(mirrors_ + 2 * static_cast<size_t>(bytes_));
   }
 
-  __device__ int64_t image() const { return team_; }
+  __device__ int64_t first_position() const { return team_; }
   __device__ void start_arrive() { mirror_ = mirror_ == mirrors_ ? mirrors_ + bytes_ : mirrors_; }
   __device__ void start_wait() {}
 

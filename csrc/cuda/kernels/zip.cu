@@ -15,8 +15,8 @@ void count_clusters_as(Gpu& gpu);
 namespace {
 
 template <class Team>
-cudaError_t launch_team(const ZipParams& params, DType dtype, const ZipPlan& plan, cudaStream_t stream) {
-  switch (dtype) {
+cudaError_t launch_team(const ZipParams& params, const ZipPlan& plan, cudaStream_t stream) {
+  switch (params.dtype) {
     case DType::kFloat32:
       return launch_zip_as<float, Team>(params, plan, stream);
     case DType::kFloat16:
@@ -29,10 +29,10 @@ cudaError_t launch_team(const ZipParams& params, DType dtype, const ZipPlan& pla
 
 }  // namespace
 
-cudaError_t launch_zip(const ZipParams& params, DType dtype, const ZipPlan& plan, cudaStream_t stream) {
+cudaError_t launch_zip(const ZipParams& params, const ZipPlan& plan, cudaStream_t stream) {
   if (plan.path == Path::kCluster) {
 #ifdef VISIONZIP_WITH_CLUSTERS
-    return launch_team<ClusterTeam>(params, dtype, plan, stream);
+    return launch_team<ClusterTeam>(params, plan, stream);
 #else
     return cudaErrorNoKernelImageForDevice;
 #endif
@@ -42,7 +42,7 @@ cudaError_t launch_zip(const ZipParams& params, DType dtype, const ZipPlan& plan
                                                 kCounterBytes, static_cast<size_t>(params.teams), stream);
     if (error != cudaSuccess) return error;
   }
-  return launch_team<GridTeam>(params, dtype, plan, stream);
+  return launch_team<GridTeam>(params, plan, stream);
 }
 
 cudaError_t describe_gpu(Gpu& gpu) {

@@ -3,13 +3,12 @@
 
 #include <cuda_runtime_api.h>
 
-#include "cuda/plan/zip_plan.h"
+#include "cuda/plan/zip_params.h"
 
 namespace visionzip::cuda {
 
-// hidden (if any), keys and queries are of one dtype.  params: planned; params.scratch: plan.scratch_bytes of memory,
-// which need not be zero: what must be is made so on the stream.
-cudaError_t launch_zip(const ZipParams& params, DType dtype, const ZipPlan& plan, cudaStream_t stream);
+// params: made of the plan.  What must be zero in its scratch memory is made so on the stream.
+cudaError_t launch_zip(const ZipParams& params, const ZipPlan& plan, cudaStream_t stream);
 
 // Of the current device.
 cudaError_t describe_gpu(Gpu& gpu);

@@ -12,18 +12,18 @@ __device__ __forceinline__ void load_targets(const ZipImage<T, kFromQueries, Tea
   const ZipParams& p = z.p;
   const float* metric = z.template at<float>(p.at.metric);
   for (int base = z.warp * 4; base < count; base += z.warps * 4) {
-    const int t = base + z.lane / kGroup, existing = min(t, count - 1);
+    const int t = base + z.lane / kTokenLanes, existing = min(t, count - 1);
     const int token = z.template at<uint16_t>(p.at.targets)[first + existing];
     float* to = z.template at<float>(p.at.target_metric) + static_cast<size_t>(existing) * p.Dp;
     float square = 0;
-    for (int d = z.sub * 4; d < p.Dp; d += 4 * kGroup) {
+    for (int d = z.sub * 4; d < p.Dp; d += 4 * kTokenLanes) {
       const float4 x = z.team.metric4(metric, z.block_tokens, p.Dp, token, d);
       square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
       if (t < count) *reinterpret_cast<float4*>(to + d) = x;
     }
-    square = reduce<Sum, kGroup>(square);
+    square = reduce<Sum, kTokenLanes>(square);
     const float length = square == 0.f ? 1.f : sqrtf(square);
-    for (int d = z.sub * 4; t < count && d < p.Dp; d += 4 * kGroup) {
+    for (int d = z.sub * 4; t < count && d < p.Dp; d += 4 * kTokenLanes) {
       float4 x = *reinterpret_cast<const float4*>(to + d);
       x = make_float4(x.x / length, x.y / length, x.z / length, x.w / length);
       *reinterpret_cast<float4*>(to + d) = x;
@@ -49,7 +49,7 @@ __device__ __forceinline__ Best nearest_in_tile(const ZipImage<T, kFromQueries, 
   for (int g = 0; g < count; g += 8) {
     float dot[8] = {};
     if (wanted) {
-      for (int d = z.sub * 4; d < p.Dp; d += 4 * kGroup) {
+      for (int d = z.sub * 4; d < p.Dp; d += 4 * kTokenLanes) {
         const float4 a = *reinterpret_cast<const float4*>(metric + d);
 #pragma unroll
         for (int q = 0; q < 8; q++) {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void assign_tile(const ZipImage<T, kFromQueries, Team
   // The similarity to the target joined so far, kept where the token's score was: that has done its work.
   unsigned* similarities = z.template at<unsigned>(p.at.scores);
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
-    const int local = base + z.lane / kGroup, token = z.first_token + local;
+    const int local = base + z.lane / kTokenLanes, token = z.first_token + local;
     const bool exists = local < z.own_tokens;
     const bool wanted = exists && !z.is_kept(token) && z.target_of_rank(token - z.kept_before(token)) < 0;
     Best best{0, kNone};

@@ -11,18 +11,18 @@ namespace visionzip::cuda {
 
 constexpr uint16_t kNone = 0xffff;  // in merged_into: kept, or a target
 constexpr unsigned kHighest = ~0u;  // in scores: CLS
-constexpr int kGroup = 8;           // lanes that work on one token's, or one target's, vector of channels
+constexpr int kTokenLanes = 8;      // lanes that work on one token's, or one target's, vector of channels
 
 // T: element type of hidden, keys and queries.  kFromQueries: scores come from queries and keys, else from attn.
 template <class T, bool kFromQueries, class Team>
 struct ZipImage {
   static constexpr int kPer = kElements<T>;
 
-  // turn: the image's number, or its place in `order` where images are packed.
-  __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t turn)
+  // position: the image's number, or its place in `order` where images are packed.
+  __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t position)
       : p(params), sm(shared), team(its_team) {
     if (p.sequences) {
-      const Sequence own = p.sequences[p.order[turn]];
+      const Sequence own = p.sequences[p.order[position]];
       S = own.tokens;
       k = own.k;
       m = own.m;
@@ -33,27 +33,27 @@ struct ZipImage {
       S = p.S;
       k = p.k;
       m = p.m;
-      place_ = turn;
+      place_ = position;
       first_number = first_row_number = 0;
-      image_token = turn * S;
-      image_row = turn * (k + m);
-      image_kept = turn * k;
+      image_token = position * S;
+      image_row = position * (k + m);
+      image_kept = position * k;
     }
     const int chunk = chunk_tokens(S);
     chunks = chunks_of(S);
-    words = (S + 31) / 32;
+    words = ceil_divide(S, 32);
     block_tokens = block_tokens_of(S, p.team_blocks);
     first_token = team.rank * block_tokens;
     own_tokens = max(0, min(block_tokens, S - first_token));
     first_chunk = first_token / chunk;
-    own_chunks = (own_tokens + chunk - 1) / chunk;
+    own_chunks = ceil_divide(own_tokens, chunk);
     step = static_cast<int>(target_step(S - k, m));
     tid = static_cast<int>(threadIdx.x);
     threads = static_cast<int>(blockDim.x);
     lane = tid % 32;
     warp = tid / 32;
     warps = threads / 32;
-    sub = lane % kGroup;
+    sub = lane % kTokenLanes;
   }
 
   // Where the image begins in an input, given the stride of images there: of first tokens, where they are packed.
@@ -64,14 +64,14 @@ struct ZipImage {
     return reinterpret_cast<U*>(sm + offset);
   }
 
-  // Valid once the selection stands.
+  // Valid once tokens have been selected.
   __device__ __forceinline__ int kept_before(int token) const {
     const unsigned below = (1u << (token % 32)) - 1;
     return static_cast<int>(at<unsigned>(p.at.kept_before)[token / 32] +
-                            __popc(at<unsigned>(p.at.kept_bytes)[token / 32] & below));
+                            __popc(at<unsigned>(p.at.kept_bitmap)[token / 32] & below));
   }
   __device__ __forceinline__ bool is_kept(int token) const {
-    return at<unsigned>(p.at.kept_bytes)[token / 32] >> (token % 32) & 1;
+    return at<unsigned>(p.at.kept_bitmap)[token / 32] >> (token % 32) & 1;
   }
   // Number of the target that the remaining token number `rank` is, or -1.
   __device__ __forceinline__ int target_of_rank(int rank) const {

@@ -16,8 +16,6 @@
 
 namespace visionzip::cuda {
 
-constexpr int kZipThreads = 512;
-
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
@@ -68,8 +66,8 @@ template <class T, bool kFromQueries, class Team>
 __global__ void __launch_bounds__(kZipThreads, 1) zip_kernel(const __grid_constant__ ZipParams p) {
   char* shared = reinterpret_cast<char*>(dynamic_shared());
   Team team(p, shared);
-  for (int64_t turn = team.image(); turn < p.images; turn += p.teams) {
-    const ZipImage<T, kFromQueries, Team> z(p, shared, team, turn);
+  for (int64_t position = team.first_position(); position < p.images; position += p.teams) {
+    const ZipImage<T, kFromQueries, Team> z(p, shared, team, position);
     if (z.k + z.m == 0) {
       drop_image(z);
       continue;

@@ -15,7 +15,7 @@ __device__ __forceinline__ float inverse_power_of_two(float largest) {
 template <class T, class Team>
 __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
   const ZipParams& p = z.p;
-  const int padded = (p.D + 7) / 8 * 8;
+  const int padded = round_up(p.D, 8);
   const T* query = static_cast<const T*>(p.queries) + z.offset(p.query_image);
   float* to = z.template at<float>(p.at.query);
   for (int x = z.tid; x < p.H * padded; x += z.threads) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>
                                            bool starts, int first_head, int d, int n, float (&dot)[8]) {
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
-  const int padded = (p.D + 7) / 8 * 8;
+  const int padded = round_up(p.D, 8);
   uint4 raw[8];
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -82,9 +82,9 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void scale_and_publish(const ZipImage<T, kFromQueries, Team>& z, int local, bool exists,
                                                   float* metric, float largest) {
   constexpr int kPer = kElements<T>;
-  const float scale = inverse_power_of_two(reduce<Max, kGroup>(largest));
-  const int vectors = (z.p.D + kPer - 1) / kPer;
-  for (int v = z.sub; v < vectors; v += kGroup) {
+  const float scale = inverse_power_of_two(reduce<Max, kTokenLanes>(largest));
+  const int vectors = ceil_divide(z.p.D, kPer);
+  for (int v = z.sub; v < vectors; v += kTokenLanes) {
 #pragma unroll
     for (int e = 0; e < kPer; e += 4) {
       const int d = v * kPer + e;
@@ -97,15 +97,15 @@ __device__ __forceinline__ void scale_and_publish(const ZipImage<T, kFromQueries
   }
 }
 
-// Eight lanes a token, four tokens a warp.  All lanes of a warp take all turns: the reductions need them.
+// Eight lanes a token, four tokens a warp.  All lanes of a warp run every iteration: the reductions need them.
 template <bool kWide, class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>& z) {
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
-  const int vectors = (p.D + kPer - 1) / kPer;
+  const int vectors = ceil_divide(p.D, kPer);
   const T* keys = static_cast<const T*>(p.keys) + z.offset(p.key_image);
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
-    const int local = base + z.lane / kGroup;
+    const int local = base + z.lane / kTokenLanes;
     const bool exists = local < z.own_tokens;
     const T* token_keys = keys + static_cast<int64_t>(z.first_token + local) * p.group * p.key_token;
     float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
@@ -114,7 +114,7 @@ __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>&
     for (int cell = 0, head = 0; cell < p.group;) {
       const bool starts = cell == 0 && head == 0, ends = cell + 1 == p.group && head + 8 >= p.H;
       float dot[8] = {};
-      for (int v = 0; v < vectors; v += kGroup) {
+      for (int v = 0; v < vectors; v += kTokenLanes) {
         const int d = (v + z.sub) * kPer, n = exists ? min(kPer, p.D - d) : 0;
         const float magnitude = add_heads<kWide>(z, token_keys, metric, starts, head, d, n, dot);
         if (ends) largest = fmaxf(largest, magnitude);

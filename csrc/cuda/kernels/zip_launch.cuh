@@ -14,8 +14,8 @@ cudaError_t launch_zip_as(const ZipParams& params, const ZipPlan& plan, cudaStre
   shape.shared_bytes = static_cast<size_t>(plan.shared_bytes);
   if (plan.path == Path::kCluster) shape.cluster_blocks = static_cast<unsigned>(params.team_blocks);
   shape.cooperative = plan.path == Path::kGrid;
-  return params.queries ? launch(zip_kernel<T, true, Team>, shape, stream, params)
-                        : launch(zip_kernel<T, false, Team>, shape, stream, params);
+  return scores_in_kernel(params) ? launch(zip_kernel<T, true, Team>, shape, stream, params)
+                                  : launch(zip_kernel<T, false, Team>, shape, stream, params);
 }
 
 // Gpu::clusters for such kernels, whose blocks fill a multiprocessor each whatever shared memory they take.

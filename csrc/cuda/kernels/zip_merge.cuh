@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/kernels/zip_image.cuh"
+#include "cuda/plan/merge_params.h"
 
 namespace visionzip::cuda {
 
@@ -18,7 +19,7 @@ class HiddenTiles {
         first_(z.team.rank * z.p.block_vectors) {
     const int all = z.p.C / kPer;
     vectors_ = max(0, min(z.p.block_vectors, all - first_));
-    count = (vectors_ + z.p.tile_vectors - 1) / z.p.tile_vectors;
+    count = ceil_divide(vectors_, z.p.tile_vectors);
   }
 
   __device__ __forceinline__ void start_copy() {
@@ -99,7 +100,7 @@ __device__ __forceinline__ void count_tokens(const ZipImage<T, kFromQueries, Tea
       const int t = base + z.lane, n = t < z.m ? first_of[t] : 0;
       int all_tokens, all_segments;
       const int token = exclusive_scan(n, z.lane, all_tokens);
-      const int segment = exclusive_scan((n + kSegment - 1) / kSegment, z.lane, all_segments);
+      const int segment = exclusive_scan(ceil_divide(n, kSegment), z.lane, all_segments);
       if (t <= z.m) {
         first_of[t] = tokens + token;
         segments_before[t] = segments + segment;

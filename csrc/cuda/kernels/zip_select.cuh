@@ -11,8 +11,8 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
-  unsigned char* bytes = z.template at<unsigned char>(p.at.kept_bytes);
-  const int own_bytes = (z.own_tokens + 7) / 8, first_byte = z.first_token / 8;
+  unsigned char* bytes = z.template at<unsigned char>(p.at.kept_bitmap);
+  const int own_bytes = ceil_divide(z.own_tokens, 8), first_byte = z.first_token / 8;
   for (int c = z.warp; c < own_bytes; c += z.warps) {
     const int first = z.first_token + c * 8;
     unsigned mine[8], better[4] = {};  // two counts of 16 bits in each
@@ -40,7 +40,7 @@ __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, T
   z.team.spread(bytes, first_byte, own_bytes);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(bytes, (z.S + 7) / 8);
+  z.team.fetch(bytes, ceil_divide(z.S, 8));
 }
 
 // The k-th highest score, four bits a round: each warp counts the tokens that reach a candidate.
@@ -72,7 +72,7 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
-  unsigned* words = z.template at<unsigned>(p.at.kept_bytes);
+  unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
   const unsigned least = least_kept_score(z);
   if (z.warp != 0) return;
   int above = 0;
@@ -96,10 +96,10 @@ __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries,
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
-  unsigned* words = z.template at<unsigned>(p.at.kept_bytes);
+  unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
   if (z.warp == 0) {
     __syncwarp();
-    unsigned carry = 0;
+    unsigned kept_before = 0;
     for (int first = 0; first < z.words; first += 32) {
       const int w = first + z.lane;
       unsigned bits = w < z.words ? words[w] : 0, total;
@@ -108,8 +108,8 @@ __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, 
         words[w] = bits;
       }
       const unsigned before = exclusive_scan(static_cast<unsigned>(__popc(bits)), z.lane, total);
-      if (w < z.words) z.template at<unsigned>(p.at.kept_before)[w] = carry + before;
-      carry += total;
+      if (w < z.words) z.template at<unsigned>(p.at.kept_before)[w] = kept_before + before;
+      kept_before += total;
     }
   }
   __syncthreads();

@@ -2,22 +2,33 @@
 
 #include <algorithm>
 
+#include "common/rounding.h"
+#include "cuda/plan/column_sums_layout.h"
+
 namespace visionzip::cuda {
 
 namespace {
 
 // One pass holds a strip of keys for each warp and two tiles of queries; of two, the first holds a tile of queries for
 // each warp and two strips of keys.
-int64_t shared_bytes(int32_t warps, int32_t channels, int32_t element_bytes) {
+int64_t shared_bytes(const ColumnSumsProblem& p, int32_t warps) {
   const int32_t rows = std::max(warps * kStripKeys + 2 * kTileQueries, warps * kTileQueries + 2 * kStripKeys);
-  return int64_t{rows} * row_pitch(channels, element_bytes) + kStatBytes + kHeadBytes;
+  return int64_t{rows} * row_pitch(p.D, static_cast<int>(size_of(p.dtype))) + kStatBytes + kHeadBytes;
+}
+
+// The most that shared memory has room for; 0: not even for one.
+int32_t most_warps(const ColumnSumsProblem& p, const Gpu& gpu) {
+  int32_t warps = kMostWarps;
+  while (warps > 0 && shared_bytes(p, warps) > gpu.block_shared_bytes) warps--;
+  return warps;
 }
 
 // Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as four
-// waves of them remain, which even out at the end (reasoned, not measured).  A multiprocessor has registers for
-// kMostWarps.  Waves are counted by work, the square of an image's cells, and not by blocks: packed images that are
-// shorter than the longest have less of it; how much less at most, their mean length tells.
-int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu, int32_t warps) {
+// waves of them remain, which even out at the end.  A multiprocessor has registers for kMostWarps.  Waves are counted
+// by work, the square of an image's cells, and not by blocks: packed images that are shorter than the longest have less
+// of it; how much less at most, their mean length tells.  With another number of waves here, `python -m benchmarks
+// --device cuda --filter zip_qk/siglip` measures it.
+int32_t choose_block_chunks(const ColumnSumsProblem& p, const Gpu& gpu, int32_t warps) {
   const double enough = 4.0 * gpu.multiprocessors * (kMostWarps / warps);
   const auto S = static_cast<double>(p.S), cells = static_cast<double>(p.all_cells);
   const double work = p.H * cells * cells / static_cast<double>(p.images);
@@ -26,35 +37,38 @@ int32_t choose_block_chunks(const ColumnSumsParams& p, const Gpu& gpu, int32_t w
   return chunks;
 }
 
-const char* name_of_path(const ColumnSumsParams& p) {
-  if (p.lse) return "log-sum-exp given";
-  return p.S <= p.one_pass_tokens ? "one pass" : "two passes";
+std::string describe(const ColumnSumsProblem& p, const ColumnSumsTiling& tiling) {
+  const char* path = p.has_lse ? "log-sum-exp given" : p.S <= tiling.one_pass_tokens ? "one pass" : "two passes";
+  return std::string(path) + "; blocks a head: " + std::to_string(kSumChunks / tiling.block_chunks);
+}
+
+ColumnSumsPlan impossible(std::string why) {
+  ColumnSumsPlan plan{};
+  plan.why = std::move(why);
+  return plan;
 }
 
 }  // namespace
 
-ColumnSumsPlan plan_column_sums(ColumnSumsParams& p, int32_t element_bytes, const Gpu& gpu) {
-  const auto none = [](const std::string& why) { return ColumnSumsPlan{false, 0, 0, 0, 0, why}; };
-  if (p.D > kMostHeadChannels) return none("D is over " + std::to_string(kMostHeadChannels));
-  int32_t warps = kMostWarps;
-  while (warps > 0 && shared_bytes(warps, p.D, element_bytes) > gpu.block_shared_bytes) warps--;
-  if (warps == 0) {
-    return none("shared memory of " + std::to_string(gpu.block_shared_bytes) +
-                " bytes is too small for D = " + std::to_string(p.D));
+ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu) {
+  if (p.D > kMostHeadChannels) return impossible("D is over " + std::to_string(kMostHeadChannels));
+  const int32_t most = most_warps(p, gpu);
+  if (most == 0) {
+    return impossible("shared memory of " + std::to_string(gpu.block_shared_bytes) +
+                      " bytes is too small for D = " + std::to_string(p.D));
   }
-  p.one_pass_tokens = warps * kStripKeys;
-  warps = std::clamp((p.S + kStripKeys - 1) / kStripKeys, 1, warps);
-  p.block_chunks = choose_block_chunks(p, gpu, warps);
-  const int64_t blocks = p.images * p.H * (kSumChunks / p.block_chunks);
-  if (blocks > 0x7fffffff) return none("there are more than 2147483647 blocks");
-  ColumnSumsPlan plan{};
-  plan.possible = true;
-  plan.blocks = static_cast<int32_t>(blocks);
-  plan.threads = warps * 32;
-  plan.shared_bytes = static_cast<int32_t>(shared_bytes(warps, p.D, element_bytes));
-  plan.sums_bytes = p.all_cells * p.H * kSumChunks * int64_t{sizeof(float)};
-  plan.why = std::string(name_of_path(p)) + "; blocks a head: " + std::to_string(kSumChunks / p.block_chunks);
-  return plan;
+  const int32_t warps = static_cast<int32_t>(std::clamp<int64_t>(ceil_divide(int64_t{p.S}, kStripKeys), 1, most));
+  const ColumnSumsTiling tiling{.one_pass_tokens = most * kStripKeys,
+                                .block_chunks = choose_block_chunks(p, gpu, warps)};
+  const int64_t blocks = p.images * p.H * (kSumChunks / tiling.block_chunks);
+  if (blocks > INT32_MAX) return impossible("there are more than 2147483647 blocks");
+  return {.possible = true,
+          .blocks = static_cast<int32_t>(blocks),
+          .threads = warps * 32,
+          .shared_bytes = static_cast<int32_t>(shared_bytes(p, warps)),
+          .sums_bytes = p.all_cells * p.H * kSumChunks * int64_t{sizeof(float)},
+          .tiling = tiling,
+          .why = describe(p, tiling)};
 }
 
 }  // namespace visionzip::cuda

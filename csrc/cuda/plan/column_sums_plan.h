@@ -3,20 +3,30 @@
 
 #include <string>
 
-#include "cuda/plan/column_sums_params.h"
+#include "cuda/plan/column_sums_problem.h"
 #include "cuda/plan/gpu.h"
 
 namespace visionzip::cuda {
+
+// What the kernel reads of a plan.  Nothing in the sums depends on it, except that the longest sequence that one pass
+// serves is a matter of D, the element and the GPU.
+struct ColumnSumsTiling {
+  int32_t one_pass_tokens;  // sequences of up to so many tokens are done in one pass, unless the log-sum-exp is given
+  int32_t block_chunks;     // chunks of one head that a block sums; of a shorter image it sums more
+
+  bool operator==(const ColumnSumsTiling&) const = default;
+};
 
 struct ColumnSumsPlan {
   bool possible;  // false: the decision comes from the reference
   int32_t blocks, threads, shared_bytes;
   int64_t sums_bytes;
+  ColumnSumsTiling tiling;
   std::string why;  // a sentence: how, or why not
+
+  bool operator==(const ColumnSumsPlan&) const = default;
 };
 
-// Fills in the plan's part of `params` (the problem's part is set).  Nothing in the sums depends on it, except that
-// the longest sequence that one pass serves is a matter of D, the element and the GPU.
-ColumnSumsPlan plan_column_sums(ColumnSumsParams& params, int32_t element_bytes, const Gpu& gpu);
+ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& problem, const Gpu& gpu);
 
 }  // namespace visionzip::cuda

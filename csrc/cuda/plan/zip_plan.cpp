@@ -9,12 +9,8 @@ namespace visionzip::cuda {
 
 namespace {
 
-constexpr int32_t kThreads = 512;
 constexpr int32_t kMostTokens = 65535;  // token numbers are kept in 16 bits
 constexpr int32_t kMostGridBlocks = 64;
-// Below so many comparisons a block, counting ranks is quicker than eight rounds over all scores (reasoned from
-// instruction counts, not measured).
-constexpr int64_t kMostComparisons = 32 << 10;
 
 // How many teams work at the same time.
 int64_t teams_at_once(const Gpu& gpu, Path path, int32_t team) {
@@ -22,32 +18,40 @@ int64_t teams_at_once(const Gpu& gpu, Path path, int32_t team) {
   return team <= kMostClusterBlocks ? gpu.clusters[static_cast<size_t>(team)] : 0;
 }
 
-// With this team: hidden staged if that fits and may help, else streamed in the widest tile that fits.
-bool try_team(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, int32_t team) {
-  p.team_blocks = team;
+// A cluster takes one image.  Of blocks that are resident together, one a multiprocessor, a team takes one image after
+// another.
+int64_t teams_to_launch(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+  if (path == Path::kCluster) return p.images;
+  return std::min<int64_t>(p.images, std::max(1, gpu.multiprocessors / team));
+}
+
+// Hidden staged if that may help, in one tile, because a copy in pieces would wait for each; else streamed in tiles,
+// the widest first.
+std::vector<HiddenTile> tiles_to_try(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+  std::vector<HiddenTile> tiles;
   const bool one_wave = p.images <= teams_at_once(gpu, path, team);
-  const bool may_stage = p.hidden && p.m > 0 && one_wave;
-  for (const bool staged : {true, false}) {
-    if (staged && !may_stage) continue;
-    for (const int32_t tile : {0, 32, 16, 8, 4, 2, 1}) {
-      if (staged && tile) continue;  // a copy in pieces would wait for each
-      p.staged = staged;
-      p.tile_vectors = tile;
-      lay_out(p, element_bytes);
-      if (p.at.total <= gpu.block_shared_bytes) {
-        p.rank_counting = int64_t{p.S} * block_tokens_of(p.S, team) <= kMostComparisons;
-        return true;
-      }
-    }
+  if (p.has_hidden && p.m > 0 && one_wave) tiles.push_back({true, 0});
+  for (const int32_t vectors : {0, 32, 16, 8, 4, 2, 1}) tiles.push_back({false, vectors});
+  return tiles;
+}
+
+// The first tile that shared memory has room for.
+std::optional<ZipTiling> try_team(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+  if (path == Path::kCluster && teams_at_once(gpu, path, team) == 0) return std::nullopt;
+  const int64_t teams = teams_to_launch(p, gpu, path, team);
+  if (teams > INT32_MAX / team) return std::nullopt;
+  for (const HiddenTile tile : tiles_to_try(p, gpu, path, team)) {
+    const ZipTiling tiling = make_tiling(p, team, static_cast<int32_t>(teams), tile);
+    if (tiling.at.total <= gpu.block_shared_bytes) return tiling;
   }
-  return false;
+  return std::nullopt;
 }
 
 // Team sizes from the best to the worst: as many blocks an image as one wave has room for, up to `most`; then more,
 // where memory asks for smaller parts; then fewer.  Packed images count by their tokens, as so many of the longest: one
 // that is many times the others would keep a small team busy long after they are done.
-std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, Path path, int32_t least, int32_t most,
-                                  int32_t possible) {
+std::vector<int32_t> team_sizes(const ZipProblem& p, const Gpu& gpu, Path path, int32_t least, int32_t most,
+                                int32_t possible) {
   int32_t best = most;
   while (best > least && p.all_tokens > p.S * teams_at_once(gpu, path, best)) best /= 2;
   std::vector<int32_t> teams;
@@ -56,84 +60,64 @@ std::vector<int32_t> teams_to_try(const ZipParams& p, const Gpu& gpu, Path path,
   return teams;
 }
 
-bool try_path(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path path, int32_t team) {
-  std::vector<int32_t> teams;
+std::vector<int32_t> teams_to_try(const ZipProblem& p, const Gpu& gpu, Path path, int32_t forced) {
+  if (forced > 0) return {forced};
   switch (path) {
     case Path::kCluster:
-      // At least four, so that enough loads of one image are in flight (reasoned, not measured).
-      teams = teams_to_try(p, gpu, path, 4, kMostClusterBlocks, kMostClusterBlocks);
-      break;
+      // At least four, so that enough loads of one image are in flight.  `python -m benchmarks --device cuda --filter
+      // B160` with VISIONZIP_TEAM=2, and with 4, measures it.
+      return team_sizes(p, gpu, path, 4, kMostClusterBlocks, kMostClusterBlocks);
     case Path::kGrid:
-      teams = teams_to_try(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
-      break;
+      return team_sizes(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
     case Path::kBlock:
-      teams = {1};
-      break;
+      return {1};
     case Path::kNone:
-      return false;
+      break;
   }
-  if (team > 0) teams = {team};
-  return std::any_of(teams.begin(), teams.end(), [&](int32_t t) {
-    return (path != Path::kCluster || teams_at_once(gpu, path, t) > 0) && try_team(p, element_bytes, gpu, path, t);
-  });
+  return {};
 }
 
 // Small batches want many blocks an image; large ones, without clusters, one block each and no barrier between blocks.
-std::vector<Path> paths_to_try(const ZipParams& p, const Gpu& gpu) {
+std::vector<Path> paths_to_try(const ZipProblem& p, const Gpu& gpu, Path forced) {
+  if (forced != Path::kNone) return {forced};
   if (*std::max_element(gpu.clusters.begin(), gpu.clusters.end()) > 0)
     return {Path::kCluster, Path::kGrid, Path::kBlock};
   if (p.all_tokens >= int64_t{p.S} * gpu.multiprocessors) return {Path::kBlock, Path::kGrid};
   return {Path::kGrid, Path::kBlock};
 }
 
-ZipPlan finish(ZipParams& p, const Gpu& gpu, Path path) {
+ZipPlan no_plan(std::string why) {
   ZipPlan plan{};
-  plan.path = path;
-  plan.threads = kThreads;
-  plan.shared_bytes = p.at.total;
-  if (path == Path::kCluster) {
-    p.teams = static_cast<int32_t>(p.images);
-  } else {
-    // Resident together, one block a multiprocessor; a team takes one image after another.
-    p.teams = static_cast<int32_t>(std::min<int64_t>(p.images, std::max(1, gpu.multiprocessors / p.team_blocks)));
-  }
-  plan.blocks = p.teams * p.team_blocks;
-  plan.scratch_bytes = path == Path::kGrid && p.team_blocks > 1 ? p.teams * p.scratch_of_team : 0;
-  plan.why = std::to_string(p.team_blocks) + " blocks an image; hidden " +
-             (p.staged ? "staged in shared memory" : "read where it is");
+  plan.why = std::move(why);
   return plan;
 }
 
-}  // namespace
-
-const char* name_of(Path path) {
-  switch (path) {
-    case Path::kCluster:
-      return "cluster";
-    case Path::kGrid:
-      return "grid";
-    case Path::kBlock:
-      return "block";
-    case Path::kNone:
-      break;
-  }
-  return "none";
+ZipPlan finish(const ZipTiling& tiling, Path path) {
+  ZipPlan plan{};
+  plan.path = path;
+  plan.blocks = tiling.teams * tiling.team_blocks;
+  plan.threads = kZipThreads;
+  plan.shared_bytes = tiling.at.total;
+  plan.scratch_bytes = path == Path::kGrid && tiling.team_blocks > 1 ? tiling.teams * tiling.scratch_of_team : 0;
+  plan.tiling = tiling;
+  plan.why = std::to_string(tiling.team_blocks) + " blocks an image; hidden " +
+             (tiling.staged ? "staged in shared memory" : "read where it is");
+  return plan;
 }
 
-ZipPlan plan_zip(ZipParams& p, int32_t element_bytes, const Gpu& gpu, Path forced, int32_t team) {
-  const auto none = [](const std::string& why) { return ZipPlan{Path::kNone, 0, 0, 0, 0, why}; };
-  if (p.S > kMostTokens) return none("S is over " + std::to_string(kMostTokens));
-  for (const Path path : paths_to_try(p, gpu)) {
-    if (forced != Path::kNone && path != forced) continue;
-    if (try_path(p, element_bytes, gpu, path, team)) return finish(p, gpu, path);
+ZipPlan plan_fused(const ZipProblem& p, const Gpu& gpu, const ForcedLaunch& forced) {
+  if (p.S > kMostTokens) return no_plan("S is over " + std::to_string(kMostTokens));
+  for (const Path path : paths_to_try(p, gpu, forced.path)) {
+    for (const int32_t team : teams_to_try(p, gpu, path, forced.team)) {
+      if (const auto tiling = try_team(p, gpu, path, team)) return finish(*tiling, path);
+    }
   }
-  if (forced != Path::kNone) {
-    throw std::invalid_argument(std::string("VISIONZIP_PATH=") + name_of(forced) +
+  if (forced.path != Path::kNone) {
+    throw std::invalid_argument(std::string("VISIONZIP_PATH=") + name_of(forced.path) +
                                 " cannot be taken for S = " + std::to_string(p.S) + " on a GPU of compute capability " +
                                 std::to_string(gpu.compute_capability));
   }
-  return {Path::kNone, 0, 0,
-          0,           0, "shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small"};
+  return no_plan("shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small");
 }
 
 Path forced_path() {
@@ -152,5 +136,34 @@ int32_t forced_team() {
   if (team < 1) throw std::invalid_argument("VISIONZIP_TEAM is \"" + std::string(value) + "\"; expected 1 or more");
   return team;
 }
+
+}  // namespace
+
+const char* name_of(Path path) {
+  switch (path) {
+    case Path::kCluster:
+      return "cluster";
+    case Path::kGrid:
+      return "grid";
+    case Path::kBlock:
+      return "block";
+    case Path::kNone:
+      break;
+  }
+  return "none";
+}
+
+ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced) {
+  ZipPlan plan = plan_fused(problem, gpu, forced);
+  if (!needs_column_sums(problem)) return plan;
+  if (int64_t{problem.S} * problem.group > INT32_MAX) return no_plan("an image has over 2147483647 cells");
+  plan.column_sums = plan_column_sums(column_sums_problem(problem), gpu);
+  if (plan.column_sums->possible) return plan;
+  plan.path = Path::kNone;
+  plan.why = plan.column_sums->why;
+  return plan;
+}
+
+ForcedLaunch forced_by_environment() { return {forced_path(), forced_team()}; }
 
 }  // namespace visionzip::cuda

@@ -1,10 +1,14 @@
-// How the fused kernel is launched for a problem on a GPU.  Host code without torch and CUDA: tested without a GPU.
+// How the fused kernel, and the launch of column sums before it, are launched for a problem on a GPU.  Host code
+// without torch and CUDA: tested without a GPU.
 #pragma once
 
+#include <optional>
 #include <string>
 
+#include "cuda/plan/column_sums_plan.h"
 #include "cuda/plan/gpu.h"
-#include "cuda/plan/zip_params.h"
+#include "cuda/plan/zip_problem.h"
+#include "cuda/plan/zip_tiling.h"
 
 namespace visionzip::cuda {
 
@@ -21,15 +25,23 @@ struct ZipPlan {
   Path path;
   int32_t blocks, threads, shared_bytes;
   int64_t scratch_bytes;
-  std::string why;  // a sentence: why this path, or why none
+  ZipTiling tiling;
+  std::optional<ColumnSumsPlan> column_sums;  // of the launch before, where all queries score
+  std::string why;                            // a sentence: why this path, or why none
+
+  bool operator==(const ZipPlan&) const = default;
 };
 
-// Fills in the plan's part of `params` (the problem's part is set).  forced: kNone, or the only path that may be taken;
-// team: 0, or the only number of blocks that may be taken.  Throws std::invalid_argument where that is impossible.
-ZipPlan plan_zip(ZipParams& params, int32_t element_bytes, const Gpu& gpu, Path forced, int32_t team);
+// The only path and the only number of blocks that may be taken; kNone and 0: any.
+struct ForcedLaunch {
+  Path path = Path::kNone;
+  int32_t team = 0;
+};
+
+// Throws std::invalid_argument where what is forced is impossible.
+ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced = {});
 
 // VISIONZIP_PATH=cluster|grid|block and VISIONZIP_TEAM=n, which tests force paths with.
-Path forced_path();
-int32_t forced_team();
+ForcedLaunch forced_by_environment();
 
 }  // namespace visionzip::cuda

@@ -1,4 +1,4 @@
-// merge and its adjoint on CUDA tensors: checks -> parameters -> launch.
+// merge and its adjoint on CUDA tensors: checks -> problem -> params -> launch.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -6,10 +6,7 @@
 #include <string>
 
 #include "checks/checks.h"
-#include "common/layout.h"
 #include "common/library.h"
-#include "cuda/torch/device.h"
-#include "cuda/torch/errors.h"
 #include "cuda/torch/merge_call.h"
 
 namespace visionzip::cuda {
@@ -19,14 +16,15 @@ namespace {
 Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
   const MergeMode mode = parse_merge("merge", merge);
   check_merge(x, assignment, k, m);
-  return merge_call("merge", x, assignment, k, m, mode);
+  const MergeProblem problem = merge_problem(x, assignment, k, m, mode);
+  return run_merge("merge", x, assignment, problem, nullptr, 1, k + m, launch_merge);
 }
 
 Tensor merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {
   const MergeMode mode = parse_merge("merge_backward", merge);
   check_merge_backward(grad, assignment, k, m);
-  const MergeParams params = merge_params(assignment, k, m, mode);
-  return carry("merge_backward", grad, assignment, params, 1, params.S, launch_merge_backward);
+  const MergeProblem problem = merge_problem(grad, assignment, k, m, mode);
+  return run_merge("merge_backward", grad, assignment, problem, nullptr, 1, problem.S, launch_merge_backward);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The operators on packed images of CUDA tensors: checks -> parameters -> plan -> launch.
+// The operators on packed images of CUDA tensors: checks -> problem -> plan -> params -> launch.
 //
 // A small kernel works out where each image lies; then come the launches that a batch has.  The host never reads
 // cu_seqlens, with one exception: where max_seqlen is not given and the kernels have no room for one image of all
@@ -24,8 +24,8 @@
 #include "cuda/kernels/place.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/errors.h"
-#include "cuda/torch/fused_call.h"
 #include "cuda/torch/merge_call.h"
+#include "cuda/torch/zip_call.h"
 
 namespace visionzip::cuda {
 
@@ -96,59 +96,68 @@ class Images {
   Numbers k_, m_;
 };
 
-// A call, and what it gives.
 struct PackedCall {
   PackedArguments arguments;
   Images images;
-  FusedCall fused;
-  Tensor indices, assignment, row_starts;
+  ZipCall zip;  // but for the most tokens that an image has
+  Tensor row_starts;
 };
 
-void take_queries(FusedCall& call, const PackedArguments& a) {
-  ZipParams& p = call.params;
-  const Tensor& queries = call.queries.emplace(in_common_dtype(*a.queries, a.keys));
-  p.queries = queries.const_data_ptr();
-  p.query_image = queries.stride(0);
-  p.query_head = queries.stride(1);
-  p.scale = static_cast<float>(*a.scale);
-  if (a.lse) {
-    const Tensor& lse = call.lse.emplace(unit_stride(*a.lse));
-    p.lse = lse.const_data_ptr<float>();
-    p.lse_image = 1;
-    p.lse_head = lse.stride(0);
-  }
-  if (!a.has_cls) describe_column_sums(call, queries.stride(0));
+ZipProblem describe_problem(const PackedArguments& a, const Tensor& keys, const Images& images) {
+  const bool has_heads = keys.dim() == 3;
+  ZipProblem problem{};
+  problem.dtype = dtype_of(keys);
+  problem.source = a.queries ? ScoreSource::kQueryKey : ScoreSource::kScores;
+  problem.has_cls = a.has_cls;
+  problem.has_lse = a.queries && a.lse;
+  problem.packed = true;
+  problem.scale = static_cast<float>(a.scale.value_or(0));
+  problem.k = most_of(images.k());
+  problem.m = most_of(images.m());
+  problem.H = static_cast<int32_t>(has_heads ? keys.size(1) : 1);
+  problem.D = static_cast<int32_t>(keys.size(keys.dim() - 1));
+  problem.attn_heads = a.queries ? problem.H : 1;
+  problem.group = static_cast<int32_t>(a.group);
+  problem.images = images.count();
+  problem.all_tokens = images.tokens();
+  return problem;
 }
 
-void take_scores(FusedCall& call, const PackedArguments& a) {
+void take_queries(ZipCall& call, const PackedArguments& a) {
+  const Tensor& q = call.queries.emplace(in_common_dtype(*a.queries, a.keys));
+  call.tensors.queries = q.const_data_ptr();
+  call.tensors.query_image = call.tensors.query_token = q.stride(0);
+  call.tensors.query_head = q.stride(1);
+  call.tensors.wide_queries = is_wide(q);
+  if (!a.lse) return;
+  const Tensor& lse = call.lse.emplace(unit_stride(*a.lse));
+  call.tensors.lse = lse.const_data_ptr<float>();
+  call.tensors.lse_image = 1;
+  call.tensors.lse_head = lse.stride(0);
+}
+
+void take_scores(ZipCall& call, const PackedArguments& a) {
   const Tensor& scores = call.attn.emplace(unit_stride(*a.scores));
-  ZipParams& p = call.params;
-  p.attn = scores.const_data_ptr();
-  p.attn_dtype = dtype_of(scores);
-  p.attn_image = p.group;
-  p.attn_heads = p.attn_rows = 1;
+  call.tensors.attn = scores.const_data_ptr();
+  call.tensors.attn_dtype = dtype_of(scores);
+  call.tensors.attn_image = a.group;
 }
 
-FusedCall describe_fused(const char* op, const PackedArguments& a, const Images& images) {
-  FusedCall call{op, a.queries ? in_common_dtype(a.keys, *a.queries) : unit_stride(a.keys)};
-  call.has_cls = a.has_cls;
-  const bool has_heads = a.keys.dim() == 3;
-  ZipParams& p = call.params;
-  p.keys = call.keys.const_data_ptr();
-  p.key_head = has_heads ? call.keys.stride(1) : 0;
-  p.key_token = call.keys.stride(0);
-  p.key_image = p.key_token * a.group;
-  p.sequences = images.sequences();
-  p.order = images.order();
-  p.images = images.count();
-  p.all_tokens = images.tokens();
-  p.group = static_cast<int32_t>(a.group);
-  p.H = static_cast<int32_t>(has_heads ? a.keys.size(1) : 1);
-  p.D = static_cast<int32_t>(a.keys.size(a.keys.dim() - 1));
-  p.k = most_of(images.k());
-  p.m = most_of(images.m());
-  p.has_cls = a.has_cls;
-  p.wide_keys = is_wide(call.keys);
+ZipCall describe_zip(const char* op, const PackedArguments& a, const Images& images) {
+  const Tensor keys = a.queries ? in_common_dtype(a.keys, *a.queries) : unit_stride(a.keys);
+  const Tensor indices = torch::stable::new_empty(keys, {images.kept()}, ScalarType::Long);
+  const Tensor assignment = torch::stable::new_empty(keys, {images.tokens()}, ScalarType::Long);
+  ZipTensors tensors{};
+  tensors.keys = keys.const_data_ptr();
+  tensors.key_token = keys.stride(0);
+  tensors.key_image = tensors.key_token * a.group;
+  tensors.key_head = keys.dim() == 3 ? keys.stride(1) : 0;
+  tensors.wide_keys = is_wide(keys);
+  tensors.sequences = images.sequences();
+  tensors.order = images.order();
+  tensors.indices = indices.mutable_data_ptr<int64_t>();
+  tensors.assignment = assignment.mutable_data_ptr<int64_t>();
+  ZipCall call{op, describe_problem(a, keys, images), tensors, keys, {}, {}, {}, indices, assignment};
   if (a.queries) {
     take_queries(call, a);
   } else {
@@ -158,37 +167,25 @@ FusedCall describe_fused(const char* op, const PackedArguments& a, const Images&
 }
 
 PackedCall describe(const char* op, PackedArguments&& a) {
-  const int64_t tokens = a.keys.size(0) / a.group;
-  Images images(op, a.cu_seqlens, tokens, a.k, a.m);
-  FusedCall fused = describe_fused(op, a, images);
-  const auto new_tensor = [&](int64_t size, ScalarType dtype) {
-    return torch::stable::new_empty(a.keys, {size}, dtype);
-  };
-  Tensor indices = new_tensor(images.kept(), ScalarType::Long), assignment = new_tensor(tokens, ScalarType::Long),
-         row_starts = new_tensor(images.count() + 1, ScalarType::Int);
-  fused.params.indices = indices.mutable_data_ptr<int64_t>();
-  fused.params.assignment = assignment.mutable_data_ptr<int64_t>();
-  return {std::move(a), std::move(images), std::move(fused), indices, assignment, row_starts};
+  Images images(op, a.cu_seqlens, a.keys.size(0) / a.group, a.k, a.m);
+  ZipCall zip = describe_zip(op, a, images);
+  Tensor row_starts = torch::stable::new_empty(a.keys, {images.count() + 1}, ScalarType::Int);
+  return {std::move(a), std::move(images), std::move(zip), row_starts};
 }
 
-std::optional<FusedPlan> plan_for(FusedCall& call, int64_t longest, const Gpu& gpu) {
-  call.params.S = static_cast<int32_t>(longest);
-  return plan_fused(call, gpu);
-}
-
-// False where no plan fits.
-bool launch(PackedCall& call, int32_t device) {
-  const Gpu gpu = current_gpu(call.fused.op, device);
+// False where no plan fits.  zip: that of the call, or one that makes output rows as well.
+bool launch(const PackedCall& call, ZipCall zip, int32_t device) {
+  const Gpu gpu = current_gpu(zip.op, device);
   const int64_t tokens = call.images.tokens();
-  int64_t longest = std::min(call.arguments.max_seqlen.value_or(tokens), tokens);
-  std::optional<FusedPlan> plan = plan_for(call.fused, longest, gpu);
-  if (!plan && !call.arguments.max_seqlen) {
-    longest = call.images.read_longest(device);
-    plan = plan_for(call.fused, longest, gpu);
-  }
-  if (!plan) return false;
-  call.images.place(longest, &call.row_starts, device);
-  if (tokens > 0) launch_fused(call.fused, *plan, device);
+  const auto plan_for = [&](int64_t longest) {
+    zip.problem.S = static_cast<int32_t>(longest);
+    return plan_zip(zip.problem, gpu, forced_by_environment());
+  };
+  ZipPlan plan = plan_for(std::min(call.arguments.max_seqlen.value_or(tokens), tokens));
+  if (plan.path == Path::kNone && !call.arguments.max_seqlen) plan = plan_for(call.images.read_longest(device));
+  if (plan.path == Path::kNone) return false;
+  call.images.place(zip.problem.S, &call.row_starts, device);
+  if (tokens > 0) launch_call(zip, plan, device);
   return true;
 }
 
@@ -205,20 +202,25 @@ Decision decide_by_reference(const PackedCall& call) {
 }
 
 // Afterwards the images are placed, as a merge needs them to be, whoever decided.
-Decision decide(PackedCall& call, int32_t device) {
-  if (launch(call, device)) return {call.indices, call.assignment, call.row_starts};
+Decision decide(const PackedCall& call, int32_t device) {
+  if (launch(call, call.zip, device)) return {call.zip.indices, call.zip.assignment, call.row_starts};
   call.images.place(call.images.tokens(), nullptr, device);
   return decide_by_reference(call);
 }
 
-// For images that are placed.
-MergeParams merge_params(const Images& images, MergeMode mode) {
-  MergeParams p{};
-  p.B = images.count();
-  p.sequences = images.sequences();
-  p.all_rows = images.rows();
-  p.mode = mode;
-  return p;
+// Merges the tokens of images that are placed, or runs the adjoint.
+Tensor merge_placed(const char* op, const Tensor& x, const Tensor& assignment, const Images& images, MergeMode mode,
+                    bool backward) {
+  const MergeProblem problem{.dtype = dtype_of(x),
+                             .mode = mode,
+                             .B = images.count(),
+                             .S = 0,
+                             .k = 0,
+                             .m = 0,
+                             .C = channels_of(x, 1),
+                             .all_rows = images.rows()};
+  return backward ? run_merge(op, x, assignment, problem, images.sequences(), 0, images.tokens(), launch_merge_backward)
+                  : run_merge(op, x, assignment, problem, images.sequences(), 0, images.rows(), launch_merge);
 }
 
 // One launch, after that of placing, where hidden has the keys' dtype; otherwise, and where no plan fits, the decision
@@ -233,23 +235,16 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
   check_zip_packed(hidden, arguments);
   const int32_t device = device_of(keys);
   const DeviceGuard guard(device);
-  PackedCall call = describe(op, std::move(arguments));
+  const PackedCall call = describe(op, std::move(arguments));
   const Tensor flat = unit_stride(hidden);
-  ZipParams& p = call.fused.params;
-  if (dtype_of(hidden) == dtype_of(call.fused.keys) && is_wide(flat)) {
-    p.C = static_cast<int32_t>(hidden.size(1));
-    p.mode = mode;
-    p.hidden = flat.const_data_ptr();
-    p.hidden_image = p.hidden_token = flat.stride(0);
-    const Tensor tokens = torch::stable::new_empty(hidden, {call.images.rows(), p.C});
-    p.tokens = tokens.mutable_data_ptr();
-    if (launch(call, device)) return {tokens, call.indices, call.assignment, call.row_starts};
-    p.hidden = nullptr;
+  if (can_merge_in_kernel(call.zip, flat)) {
+    const Tensor tokens = torch::stable::new_empty(hidden, with_size(hidden, 0, call.images.rows()));
+    if (launch(call, with_hidden(call.zip, flat, tokens, mode), device)) {
+      return {tokens, call.zip.indices, call.zip.assignment, call.row_starts};
+    }
   }
   const Decision decision = decide(call, device);
-  const Tensor& assignment = std::get<1>(decision);
-  const MergeParams params = merge_params(call.images, mode);
-  const Tensor tokens = carry(op, flat, assignment, params, 0, params.all_rows, launch_merge);
+  const Tensor tokens = merge_placed(op, flat, std::get<1>(decision), call.images, mode, false);
   return std::tuple_cat(std::tuple(tokens), decision);
 }
 
@@ -260,20 +255,16 @@ Decision select_packed(const Tensor& keys, const Tensor& cu_seqlens, const Numbe
   check_select_packed(arguments);
   const int32_t device = device_of(keys);
   const DeviceGuard guard(device);
-  PackedCall call = describe("select_packed", std::move(arguments));
-  return decide(call, device);
+  return decide(describe("select_packed", std::move(arguments)), device);
 }
 
-// Places the images of a decision, and carries it out on x, or its adjoint.
-Tensor carry_placed(const char* op, const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens,
-                    const Numbers& k, const Numbers& m, MergeMode mode, bool backward) {
+Tensor place_and_merge(const char* op, const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens,
+                       const Numbers& k, const Numbers& m, MergeMode mode, bool backward) {
   const int32_t device = device_of(x);
   const DeviceGuard guard(device);
   const Images images(op, cu_seqlens, assignment.size(0), k, m);
   images.place(images.tokens(), nullptr, device);
-  const MergeParams params = merge_params(images, mode);
-  return backward ? carry(op, x, assignment, params, 0, images.tokens(), launch_merge_backward)
-                  : carry(op, x, assignment, params, 0, params.all_rows, launch_merge);
+  return merge_placed(op, x, assignment, images, mode, backward);
 }
 
 Tensor merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens, const Numbers& k,
@@ -282,7 +273,7 @@ Tensor merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_
   const MergeMode mode = parse_merge(op, merge);
   Numbers each_k = k, each_m = m;
   check_merge_packed(x, assignment, cu_seqlens, each_k, each_m);
-  return carry_placed(op, x, assignment, cu_seqlens, each_k, each_m, mode, false);
+  return place_and_merge(op, x, assignment, cu_seqlens, each_k, each_m, mode, false);
 }
 
 Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const Tensor& cu_seqlens, const Numbers& k,
@@ -291,7 +282,7 @@ Tensor merge_packed_backward(const Tensor& grad, const Tensor& assignment, const
   const MergeMode mode = parse_merge(op, merge);
   Numbers each_k = k, each_m = m;
   check_merge_packed_backward(grad, assignment, cu_seqlens, each_k, each_m);
-  return carry_placed(op, grad, assignment, cu_seqlens, each_k, each_m, mode, true);
+  return place_and_merge(op, grad, assignment, cu_seqlens, each_k, each_m, mode, true);
 }
 
 }  // namespace

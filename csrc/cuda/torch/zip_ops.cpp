@@ -1,4 +1,4 @@
-// zip, zip_qk, select and select_qk on CUDA tensors: checks -> parameters -> plan -> launch.
+// zip, zip_qk, select and select_qk on CUDA tensors: checks -> problem -> plan -> params -> launch.
 //
 // The fused kernel does it all in one launch.  A launch more where all queries score (zip_qk without CLS: their column
 // sums first), and where hidden has another dtype than the keys (decision, then merge).  The decision comes from the
@@ -10,15 +10,14 @@
 #include <optional>
 #include <string>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "checks/checks.h"
 #include "common/layout.h"
 #include "common/library.h"
 #include "cuda/torch/device.h"
-#include "cuda/torch/fused_call.h"
 #include "cuda/torch/merge_call.h"
+#include "cuda/torch/zip_call.h"
 
 namespace visionzip::cuda {
 
@@ -28,124 +27,116 @@ using torch::headeronly::ScalarType;
 using Decision = std::tuple<Tensor, Tensor>;
 using ZipResult = std::tuple<Tensor, Tensor, Tensor>;
 
-void describe_keys(FusedCall& call, const Tensor& keys, int64_t k, int64_t m) {
+// The keys' part, and where the decision goes.
+ZipCall describe_keys(const char* op, const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
+  const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
   const bool has_heads = keys.dim() == 4;
-  ZipParams& p = call.params;
-  p.keys = call.keys.const_data_ptr();
-  p.key_image = call.keys.stride(0);
-  p.key_head = has_heads ? call.keys.stride(1) : 0;
-  p.key_token = call.keys.stride(keys.dim() - 2);
-  p.images = keys.size(0);
-  p.S = static_cast<int32_t>(keys.size(keys.dim() - 2));
-  p.all_tokens = p.images * p.S;
-  p.group = 1;
-  p.H = static_cast<int32_t>(has_heads ? keys.size(1) : 1);
-  p.D = static_cast<int32_t>(keys.size(keys.dim() - 1));
-  p.k = static_cast<int32_t>(k);
-  p.m = static_cast<int32_t>(m);
-  p.has_cls = call.has_cls;
-  p.wide_keys = is_wide(call.keys);
+  ZipProblem problem{};
+  problem.dtype = dtype_of(keys);
+  problem.has_cls = has_cls;
+  problem.images = B;
+  problem.all_tokens = B * S;
+  problem.S = static_cast<int32_t>(S);
+  problem.k = static_cast<int32_t>(k);
+  problem.m = static_cast<int32_t>(m);
+  problem.H = static_cast<int32_t>(has_heads ? keys.size(1) : 1);
+  problem.D = static_cast<int32_t>(keys.size(keys.dim() - 1));
+  problem.group = 1;
+  const Tensor indices = torch::stable::new_empty(keys, {B, k}, ScalarType::Long);
+  const Tensor assignment = torch::stable::new_empty(keys, {B, S}, ScalarType::Long);
+  ZipTensors tensors{};
+  tensors.keys = keys.const_data_ptr();
+  tensors.key_image = keys.stride(0);
+  tensors.key_head = has_heads ? keys.stride(1) : 0;
+  tensors.key_token = keys.stride(keys.dim() - 2);
+  tensors.wide_keys = is_wide(keys);
+  tensors.indices = indices.mutable_data_ptr<int64_t>();
+  tensors.assignment = assignment.mutable_data_ptr<int64_t>();
+  return {op, problem, tensors, keys, {}, {}, {}, indices, assignment};
 }
 
-FusedCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  FusedCall call{op, unit_stride(keys), unit_stride(attn)};
-  call.has_cls = has_cls;
-  describe_keys(call, keys, k, m);
-  const Tensor& a = *call.attn;
-  ZipParams& p = call.params;
-  p.attn = a.const_data_ptr();
-  p.attn_dtype = dtype_of(a);
-  p.attn_image = a.stride(0);
-  p.attn_head = a.dim() > 2 ? a.stride(1) : 0;
-  p.attn_row = a.dim() == 4 ? a.stride(2) : 0;
-  p.attn_heads = static_cast<int32_t>(a.dim() > 2 ? a.size(1) : 1);
-  p.attn_rows = static_cast<int32_t>(a.dim() == 4 && !has_cls ? a.size(2) : 1);
+ZipCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
+  ZipCall call = describe_keys(op, unit_stride(keys), k, m, has_cls);
+  const Tensor& a = call.attn.emplace(unit_stride(attn));
+  constexpr ScoreSource kByDimensions[] = {ScoreSource::kScores, ScoreSource::kRows, ScoreSource::kMatrix};
+  call.problem.source = kByDimensions[a.dim() - 2];
+  call.problem.attn_heads = static_cast<int32_t>(a.dim() > 2 ? a.size(1) : 1);
+  call.tensors.attn = a.const_data_ptr();
+  call.tensors.attn_dtype = dtype_of(a);
+  call.tensors.attn_image = a.stride(0);
+  call.tensors.attn_head = a.dim() > 2 ? a.stride(1) : 0;
+  call.tensors.attn_row = a.dim() == 4 ? a.stride(2) : 0;
   return call;
 }
 
-FusedCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
-                      bool has_cls, const std::optional<Tensor>& lse) {
-  FusedCall call{op, in_common_dtype(keys, queries), {}, in_common_dtype(queries, keys)};
-  call.has_cls = has_cls;
+ZipCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
+                    bool has_cls, const std::optional<Tensor>& lse) {
+  ZipCall call = describe_keys(op, in_common_dtype(keys, queries), k, m, has_cls);
+  const Tensor& q = call.queries.emplace(in_common_dtype(queries, keys));
+  call.problem.source = ScoreSource::kQueryKey;
+  call.problem.attn_heads = call.problem.H;
+  call.problem.scale = static_cast<float>(scale);
   call.scale = scale;
-  describe_keys(call, keys, k, m);
-  ZipParams& p = call.params;
-  p.queries = call.queries->const_data_ptr();
-  p.query_image = call.queries->stride(0);
-  p.query_head = call.queries->stride(1);
-  p.scale = static_cast<float>(scale);
+  call.tensors.queries = q.const_data_ptr();
+  call.tensors.query_image = q.stride(0);
+  call.tensors.query_head = q.stride(1);
+  call.tensors.query_token = q.stride(2);
+  call.tensors.wide_queries = is_wide(q);
   if (lse) {
-    call.lse = unit_stride(*lse);
-    p.lse = call.lse->const_data_ptr<float>();
-    p.lse_image = call.lse->stride(0);
-    p.lse_head = call.lse->stride(1);
+    const Tensor& l = call.lse.emplace(unit_stride(*lse));
+    call.problem.has_lse = true;
+    call.tensors.lse = l.const_data_ptr<float>();
+    call.tensors.lse_image = l.stride(0);
+    call.tensors.lse_head = l.stride(1);
   }
-  if (!has_cls) describe_column_sums(call, call.queries->stride(2));
   return call;
 }
 
-Decision decide_by_reference(const FusedCall& call) {
+Decision decide_by_reference(const ZipCall& call) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  const int64_t k = call.params.k, m = call.params.m;
+  const int64_t k = call.problem.k, m = call.problem.m;
+  const bool has_cls = call.problem.has_cls;
   std::vector<StableIValue> stack;
   if (call.queries) {
-    stack = {from(*call.queries), from(call.keys),    from(k),       from(m),
-             from(call.scale),    from(call.has_cls), from(call.lse)};
+    stack = {from(*call.queries), from(call.keys), from(k), from(m), from(call.scale), from(has_cls), from(call.lse)};
   } else {
-    stack = {from(call.keys), from(*call.attn), from(k), from(m), from(call.has_cls)};
+    stack = {from(call.keys), from(*call.attn), from(k), from(m), from(has_cls)};
   }
   const char* op = call.queries ? "visionzip::_select_qk_reference" : "visionzip::_select_reference";
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-Decision new_decision(const FusedCall& call) {
-  const ZipParams& p = call.params;
-  return {torch::stable::new_empty(call.keys, {p.images, p.k}, ScalarType::Long),
-          torch::stable::new_empty(call.keys, {p.images, p.S}, ScalarType::Long)};
-}
-
 // False where no plan fits.
-bool launch(FusedCall& call, const Decision& decision, int32_t device) {
-  const auto plan = plan_fused(call, current_gpu(call.op, device));
-  if (!plan) return false;
-  call.params.indices = std::get<0>(decision).mutable_data_ptr<int64_t>();
-  call.params.assignment = std::get<1>(decision).mutable_data_ptr<int64_t>();
-  launch_fused(call, *plan, device);
+bool launch(const ZipCall& call, int32_t device) {
+  const ZipPlan plan = plan_zip(call.problem, current_gpu(call.op, device), forced_by_environment());
+  if (plan.path == Path::kNone) return false;
+  launch_call(call, plan, device);
   return true;
 }
 
-Decision run_select(FusedCall&& call) {
+Decision run_select(const ZipCall& call) {
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
-  const Decision decision = new_decision(call);
-  return call.params.images == 0 || launch(call, decision, device) ? decision : decide_by_reference(call);
+  const bool done = call.problem.images == 0 || launch(call, device);
+  return done ? Decision(call.indices, call.assignment) : decide_by_reference(call);
 }
 
 // One launch where hidden has the keys' dtype; otherwise, and where no plan fits, the decision first and then the
 // merge.
-ZipResult run_zip(FusedCall&& call, const Tensor& hidden, MergeMode mode) {
-  ZipParams& p = call.params;
+ZipResult run_zip(const ZipCall& call, const Tensor& hidden, MergeMode mode) {
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
   const Tensor flat = unit_stride(hidden);
-  if (dtype_of(hidden) == dtype_of(call.keys) && is_wide(flat) && p.images > 0) {
-    p.C = static_cast<int32_t>(hidden.size(2));
-    p.mode = mode;
-    p.hidden = flat.const_data_ptr();
-    p.hidden_image = flat.stride(0);
-    p.hidden_token = flat.stride(1);
-    const Tensor tokens = torch::stable::new_empty(hidden, {p.images, p.k + p.m, p.C});
-    p.tokens = tokens.mutable_data_ptr();
-    const Decision decision = new_decision(call);
-    if (launch(call, decision, device)) return std::tuple_cat(std::tuple(tokens), decision);
-    p.hidden = nullptr;
+  const int64_t k = call.problem.k, m = call.problem.m;
+  if (call.problem.images > 0 && can_merge_in_kernel(call, flat)) {
+    const Tensor tokens = torch::stable::new_empty(hidden, with_size(hidden, 1, k + m));
+    if (launch(with_hidden(call, flat, tokens, mode), device)) return {tokens, call.indices, call.assignment};
   }
-  const int64_t k = p.k, m = p.m;
-  const char* op = call.op;
-  const auto [indices, assignment] = run_select(std::move(call));
-  return {merge_call(op, flat, assignment, k, m, mode), indices, assignment};
+  const auto [indices, assignment] = run_select(call);
+  const MergeProblem merging = merge_problem(flat, assignment, k, m, mode);
+  return {run_merge(call.op, flat, assignment, merging, nullptr, 1, k + m, launch_merge), indices, assignment};
 }
 
 ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,

@@ -1,0 +1,85 @@
+// How a team of blocks divides one image of the fused kernel, and where things lie in shared memory.  Known to the
+// plan, which chooses it, and to the kernel.  Plain data; no torch and no CUDA header.
+#pragma once
+
+#include "common/rounding.h"
+#include "cuda/plan/zip_problem.h"
+
+namespace visionzip::cuda {
+
+constexpr int kZipThreads = 512;  // of a block
+constexpr int kCounterBytes = 256;
+// Targets whose metrics are held in shared memory at a time.
+constexpr int kTargetTile = 64;
+
+// Softmax statistics are formed over chunks of so many tokens, whoever owns them; a block owns whole chunks.  Small
+// chunks share the tokens of a short image evenly among 16 blocks; long images have enough tokens to afford larger
+// ones.
+constexpr int kShortImage = 2048;
+VISIONZIP_HOST_DEVICE inline constexpr int chunk_tokens(int S) { return S <= kShortImage ? 8 : 128; }
+VISIONZIP_HOST_DEVICE inline constexpr int chunks_of(int S) { return ceil_divide(S, chunk_tokens(S)); }
+
+// Tokens that each of a team's blocks owns; never fewer of a longer image.
+VISIONZIP_HOST_DEVICE inline constexpr int block_tokens_of(int S, int team_blocks) {
+  return ceil_divide(chunks_of(S), team_blocks) * chunk_tokens(S);
+}
+
+// Bytes from the start of dynamic shared memory.  From `overlay` on, phases use the same memory one after another: what
+// decides, and then what merges.
+struct SharedLayout {
+  // Replicated: after an exchange every block of the team holds all tokens' values.
+  int32_t scores;         // uint32 (S), in the order of `ordered`
+  int32_t merged_into;    // uint16 (S): the target that a token joins, or kNone
+  int32_t softmax_stats;  // float2 (chunks, H): maximum and sum of a chunk
+  int32_t kept_bitmap;    // uint32 (words): a bit a token
+  int32_t replicated_end;
+  // The block's own, always valid.
+  int32_t kept_before;   // uint32 (words): kept tokens before each word of kept_bitmap
+  int32_t kept;          // uint16 (k): the token of each kept row
+  int32_t targets;       // uint16 (m)
+  int32_t digit_counts;  // int32 (32)
+  int32_t overlay;
+  // Until the assignments are shared.
+  int32_t metric;         // float (own tokens, Dp)
+  int32_t head_stats;     // float2 (H)
+  int32_t query;          // float (H, Dq)
+  int32_t logits;         // float (own tokens, H)
+  int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
+  // After that.
+  int32_t token_list;         // uint16 (R - m): tokens by target, ascending
+  int32_t first_of_target;    // int32 (m + 1)
+  int32_t segments_before;    // int32 (m + 1)
+  int32_t target_of_segment;  // uint16 (segments)
+  int32_t partial_sums;       // float (segments, tile_vectors, elements of a vector)
+  int32_t stage;              // 16-byte vectors (S, tile_vectors): hidden
+  int32_t total;
+
+  bool operator==(const SharedLayout&) const = default;
+};
+
+// What the kernel reads of a plan.
+struct ZipTiling {
+  int32_t team_blocks;    // blocks that work on one image
+  int32_t teams;          // that work at the same time, each on one image after another
+  int32_t block_vectors;  // 16-byte vectors of channels that a block merges
+  int32_t tile_vectors;   // and at a time
+  int32_t Dp;             // D rounded up to 4
+  bool staged;            // hidden is copied into shared memory, in one tile; otherwise it is read where it is
+  bool rank_counting;     // selection by counting, shared by the team; otherwise by digits, each block for itself
+  SharedLayout at;
+  int64_t scratch_of_team;  // of teams over global memory: bytes, which begin with kCounterBytes that are zero
+
+  bool operator==(const ZipTiling&) const = default;
+};
+
+// The block's channels are merged so many 16-byte vectors at a time (0: all at once), from a copy in shared memory or
+// from where hidden is.
+struct HiddenTile {
+  bool staged;
+  int32_t vectors;
+};
+
+// For teams of so many blocks.
+ZipTiling make_tiling(const ZipProblem& problem, int32_t team_blocks, int32_t teams, HiddenTile tile);
+
+}  // namespace visionzip::cuda
