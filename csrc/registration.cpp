@@ -9,13 +9,13 @@ VISIONZIP_DEFINE_OPERATORS(VISIONZIP_LIBRARY, m) {
       "zip(Tensor hidden, Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True, "
       "str merge=\"residual\") -> (Tensor tokens, Tensor indices, Tensor assignment)");
   m.def(
-      "zip_qk(Tensor hidden, Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "zip_qk(Tensor hidden, Tensor queries, Tensor keys, SymInt k, SymInt m, *, float? scale=None, bool has_cls=True, "
       "str merge=\"residual\", Tensor? lse=None) -> (Tensor tokens, Tensor indices, Tensor assignment)");
   m.def(
       "select(Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True) "
       "-> (Tensor indices, Tensor assignment)");
   m.def(
-      "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float? scale=None, bool has_cls=True, "
       "Tensor? lse=None) -> (Tensor indices, Tensor assignment)");
   m.def("merge(Tensor x, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
   // Images of different sizes, packed one after another.  k, m: one number for all sequences, or one for each.

@@ -22,7 +22,7 @@ from support.packed import (
 )
 
 import visionzip_ext
-from visionzip_ext._checks import packed as _packed_checks
+from visionzip_ext._checks import check
 
 GOOD = Mix((10, 6), (3, 2), (2, 1), C=6, H=2, D=4)  # T = 16
 DECIDING = ZIPPING_PACKED + DECIDING_PACKED
@@ -237,7 +237,7 @@ def test_torch_ops(bad):
 
 @pytest.mark.parametrize("bad", WITHOUT_VALUES, ids=str)
 def test_checks_of_fake_tensors_and_reference(bad):
-    bad.raises(lambda call: getattr(_packed_checks, f"check_{call.op}")(*call.args, **call.kwargs))
+    bad.raises(lambda call: check(call.op, call.args, call.kwargs))
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)

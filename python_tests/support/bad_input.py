@@ -96,7 +96,7 @@ def torch_ops(call: OperatorCall) -> Any:
 
 def fallback(call: OperatorCall) -> Any:
     """What serves devices without a kernel."""
-    return getattr(_fallback, f"_{call.op}")(*call.args, **call.kwargs)
+    return _fallback.KERNELS[call.op](*call.args, **call.kwargs)
 
 
 def meta_tensors(call: OperatorCall) -> Any:

@@ -1,0 +1,115 @@
+"""What Python sees of bad arguments; all that the operators require of tensors and numbers is written in csrc/checks.
+
+The compiled operators check there, with their tensors. Fake kernels and the reference's operators, which have no C++ of
+their own, describe their arguments and ask the same checks through `_C` (`check`), so that the words are the same. What
+the dispatcher would refuse with words of its own, or take for something else, the functions see first.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.overrides import is_tensor_like
+
+from visionzip_ext import _C
+
+
+class _UnknownError(Exception):
+    """A symbolic size that stands for no number yet."""
+
+
+def _known(number: int | torch.SymInt) -> int:
+    """Of a symbolic number the one that it was traced with: without a guard, as the kernel checks what comes later."""
+    if not isinstance(number, torch.SymInt):
+        return number
+    hint = number.node.hint
+    if type(hint) is not int:
+        raise _UnknownError
+    return hint
+
+
+def _described(x: object) -> object:
+    """An argument without tensors and symbols."""
+    if isinstance(x, Tensor):
+        layout = str(x.layout).removeprefix("torch.").removeprefix("_")
+        dtype = str(x.dtype).removeprefix("torch.")
+        return layout, dtype, x.device.type, x.device.index, [_known(size) for size in x.shape]
+    return [_known(number) for number in x] if isinstance(x, (list, tuple)) else _known(x)
+
+
+def check(op: str, args: Sequence, kwargs: Mapping) -> None:
+    """Raise what the compiled operator would raise for these arguments; nothing where it is not known yet."""
+    schema = getattr(torch.ops.visionzip, op).default._schema.arguments
+    given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
+    try:
+        described = {argument.name: _described(given.get(argument.name, argument.default_value)) for argument in schema}
+    except _UnknownError:
+        return
+    _C.check(op, described)
+
+
+def _fail(op: str, name: str, x: object, expected: str) -> None:
+    came = "None" if x is None else f"{x!r} of type {type(x).__name__}"
+    raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected {expected}")
+
+
+def check_kinds(op: str, *, has_cls: bool = True, **tensors: Tensor) -> None:
+    """That tensors are tensors, and has_cls is no number."""
+    for name, x in tensors.items():
+        # What torch.fx traces with is none, but may stand for one.
+        if is_tensor_like(x) and not (isinstance(x, Tensor) and x.is_nested):
+            continue
+        came = "None" if x is None else "a nested tensor" if isinstance(x, Tensor) else f"of type {type(x).__name__}"
+        raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected a strided tensor")
+    if not isinstance(has_cls, (bool, torch.SymBool)):
+        raise RuntimeError(f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False")
+
+
+def given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """Of optional tensors those that are there."""
+    return {name: x for name, x in tensors.items() if x is not None}
+
+
+def _as_int(number: object) -> int:
+    """An int of anything that is one: no bool, no float. TypeError otherwise."""
+    if isinstance(number, bool):
+        raise TypeError
+    if isinstance(number, Tensor) and (number.ndim or number.is_meta or number.dtype == torch.bool):
+        raise TypeError
+    # operator.index would ask a symbolic size for its value.
+    if isinstance(number, (int, torch.SymInt)) or (is_tensor_like(number) and not isinstance(number, Tensor)):
+        return number
+    return operator.index(number)
+
+
+def integer(op: str, name: str, number: object) -> int:
+    """`number` as an int of 64 bits: an int, a NumPy integer or an integer tensor without dimensions."""
+    try:
+        whole = _as_int(number)
+    except TypeError:
+        _fail(op, name, number, "an integer")
+    if not torch.compiler.is_compiling() and isinstance(whole, int) and not -(2**63) <= whole < 2**63:
+        _fail(op, name, number, "an integer of 64 bits")
+    return whole
+
+
+def integers(op: str, name: str, numbers: int | Iterable[int] | Tensor) -> list[int]:
+    """A list of one number for all, or of one for each."""
+    expected = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
+    if isinstance(numbers, Tensor) and numbers.ndim:
+        whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+        if numbers.device.type != "cpu" or numbers.ndim > 1 or not whole:
+            dtype, shape = str(numbers.dtype).removeprefix("torch."), tuple(numbers.shape)
+            raise RuntimeError(
+                f"visionzip::{op}: {name} is a tensor of dtype {dtype} and shape {shape} on {numbers.device}; "
+                f"expected {expected}"
+            )
+        return numbers.tolist()
+    try:
+        one = not isinstance(numbers, Iterable) or getattr(numbers, "ndim", None) == 0
+        return [integer(op, name, _as_int(number)) for number in ([numbers] if one else numbers)]
+    except TypeError:
+        _fail(op, name, numbers, expected)
