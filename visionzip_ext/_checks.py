@@ -16,6 +16,9 @@ from torch.overrides import is_tensor_like
 
 from visionzip_ext import _C
 
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_INTEGERS = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
+
 
 class _UnknownError(Exception):
     """A symbolic size that stands for no number yet."""
@@ -59,10 +62,11 @@ def _fail(op: str, name: str, x: object, expected: str) -> None:
 def check_kinds(op: str, *, has_cls: bool = True, **tensors: Tensor) -> None:
     """That tensors are tensors, and has_cls is no number."""
     for name, x in tensors.items():
+        is_tensor = isinstance(x, Tensor)
         # What torch.fx traces with is none, but may stand for one.
-        if is_tensor_like(x) and not (isinstance(x, Tensor) and x.is_nested):
+        if not x.is_nested if is_tensor else is_tensor_like(x):
             continue
-        came = "None" if x is None else "a nested tensor" if isinstance(x, Tensor) else f"of type {type(x).__name__}"
+        came = "a nested tensor" if is_tensor else "None" if x is None else f"of type {type(x).__name__}"
         raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected a strided tensor")
     if not isinstance(has_cls, (bool, torch.SymBool)):
         raise RuntimeError(f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False")
@@ -74,42 +78,49 @@ def given(**tensors: Tensor | None) -> dict[str, Tensor]:
 
 
 def _as_int(number: object) -> int:
-    """An int of anything that is one: no bool, no float. TypeError otherwise."""
+    """An int of 64 bits of anything that is an integer: TypeError for what is none, OverflowError for others."""
+    if type(number) is int and not torch.compiler.is_dynamo_compiling() and _LEAST <= number <= _MOST:
+        return number
     if isinstance(number, bool):
         raise TypeError
+    # Without asking a symbolic number for its value, and without a guard on it.
+    if isinstance(number, torch.SymInt) or (torch.compiler.is_dynamo_compiling() and isinstance(number, int)):
+        return number
     if isinstance(number, Tensor) and (number.ndim or number.is_meta or number.dtype == torch.bool):
         raise TypeError
-    # operator.index would ask a symbolic size for its value.
-    if isinstance(number, (int, torch.SymInt)) or (is_tensor_like(number) and not isinstance(number, Tensor)):
+    if is_tensor_like(number) and not isinstance(number, Tensor):
         return number
-    return operator.index(number)
+    whole = operator.index(number)
+    if not _LEAST <= whole <= _MOST:
+        raise OverflowError
+    return whole
 
 
 def integer(op: str, name: str, number: object) -> int:
     """`number` as an int of 64 bits: an int, a NumPy integer or an integer tensor without dimensions."""
     try:
-        whole = _as_int(number)
+        return _as_int(number)
     except TypeError:
         _fail(op, name, number, "an integer")
-    if not torch.compiler.is_compiling() and isinstance(whole, int) and not -(2**63) <= whole < 2**63:
+    except OverflowError:
         _fail(op, name, number, "an integer of 64 bits")
-    return whole
 
 
 def integers(op: str, name: str, numbers: int | Iterable[int] | Tensor) -> list[int]:
     """A list of one number for all, or of one for each."""
-    expected = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
     if isinstance(numbers, Tensor) and numbers.ndim:
         whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
         if numbers.device.type != "cpu" or numbers.ndim > 1 or not whole:
             dtype, shape = str(numbers.dtype).removeprefix("torch."), tuple(numbers.shape)
             raise RuntimeError(
                 f"visionzip::{op}: {name} is a tensor of dtype {dtype} and shape {shape} on {numbers.device}; "
-                f"expected {expected}"
+                f"expected {_INTEGERS}"
             )
         return numbers.tolist()
     try:
-        one = not isinstance(numbers, Iterable) or getattr(numbers, "ndim", None) == 0
-        return [integer(op, name, _as_int(number)) for number in ([numbers] if one else numbers)]
+        one = type(numbers) is int or not isinstance(numbers, Iterable) or getattr(numbers, "ndim", None) == 0
+        return [_as_int(number) for number in ([numbers] if one else numbers)]
     except TypeError:
-        _fail(op, name, numbers, expected)
+        _fail(op, name, numbers, _INTEGERS)
+    except OverflowError:
+        _fail(op, name, numbers, "integers of 64 bits")

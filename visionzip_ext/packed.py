@@ -76,11 +76,6 @@ def _starts(cu_seqlens: Tensor) -> Tensor:
     return cu_seqlens
 
 
-def _integer_options(op: str, max_seqlen: int | None, group: int) -> dict[str, int | None]:
-    bound = None if max_seqlen is None else integer(op, "max_seqlen", max_seqlen)
-    return {"max_seqlen": bound, "group": integer(op, "group", group)}
-
-
 def zip_packed(
     hidden: Tensor,
     keys: Tensor,
@@ -137,8 +132,9 @@ def zip_packed(
             scores=scores,
             scale=scale,
             lse=lse,
+            max_seqlen=None if max_seqlen is None else integer("zip_packed", "max_seqlen", max_seqlen),
+            group=integer("zip_packed", "group", group),
             has_cls=has_cls,
-            **_integer_options("zip_packed", max_seqlen, group),
             merge=merge,
         ),
     )
@@ -176,8 +172,9 @@ def select_packed(
             scores=scores,
             scale=scale,
             lse=lse,
+            max_seqlen=None if max_seqlen is None else integer("select_packed", "max_seqlen", max_seqlen),
+            group=integer("select_packed", "group", group),
             has_cls=has_cls,
-            **_integer_options("select_packed", max_seqlen, group),
         ),
     )
 

@@ -375,7 +375,9 @@ def test_one_number_of_any_kind(op, made):
 @pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
 def test_a_number_beyond_64_bits(op, number):
     call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD)
-    with pytest.raises(RuntimeError, match=f"visionzip::{op}: k is {number} of type int; expected an integer of 64"):
+    with pytest.raises(
+        RuntimeError, match=rf"visionzip::{op}: k is \[3, {number}\] of type list; expected integers of 64"
+    ):
         getattr(visionzip_ext, op)(*call.args[:-2], [3, number], [2, 1], **call.kwargs)
 
 
