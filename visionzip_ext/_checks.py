@@ -1,57 +1,19 @@
-"""What Python sees of bad arguments; all that the operators require of tensors and numbers is written in csrc/checks.
+"""What the functions must see before torch does: what the dispatcher refuses in its own words, or takes for another.
 
-The compiled operators check there, with their tensors. Fake kernels and the reference's operators, which have no C++ of
-their own, describe their arguments and ask the same checks through `_C` (`check`), so that the words are the same. What
-the dispatcher would refuse with words of its own, or take for something else, the functions see first.
+All that the operators require of tensors and numbers is written in csrc/checks.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.overrides import is_tensor_like
 
-from visionzip_ext import _C
-
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _INTEGERS = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
-
-
-class _UnknownError(Exception):
-    """A symbolic size that stands for no number yet."""
-
-
-def _known(number: int | torch.SymInt) -> int:
-    """Of a symbolic number the one that it was traced with: without a guard, as the kernel checks what comes later."""
-    if not isinstance(number, torch.SymInt):
-        return number
-    hint = number.node.hint
-    if type(hint) is not int:
-        raise _UnknownError
-    return hint
-
-
-def _described(x: object) -> object:
-    """An argument without tensors and symbols."""
-    if isinstance(x, Tensor):
-        layout = str(x.layout).removeprefix("torch.").removeprefix("_")
-        dtype = str(x.dtype).removeprefix("torch.")
-        return layout, dtype, x.device.type, x.device.index, [_known(size) for size in x.shape]
-    return [_known(number) for number in x] if isinstance(x, (list, tuple)) else _known(x)
-
-
-def check(op: str, args: Sequence, kwargs: Mapping) -> None:
-    """Raise what the compiled operator would raise for these arguments; nothing where it is not known yet."""
-    schema = getattr(torch.ops.visionzip, op).default._schema.arguments
-    given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-    try:
-        described = {argument.name: _described(given.get(argument.name, argument.default_value)) for argument in schema}
-    except _UnknownError:
-        return
-    _C.check(op, described)
 
 
 def _fail(op: str, name: str, x: object, expected: str) -> None:

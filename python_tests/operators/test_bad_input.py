@@ -11,7 +11,7 @@ from support.bad_input import FLOATS, BadCall, changed
 from support.inputs import CARRYING, DECIDING, OPS, ZIPPING, Call, Shape, dtype_name, random_call
 
 import visionzip_ext
-from visionzip_ext._checks import check
+from visionzip_ext._registration.checks import check
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 

@@ -22,7 +22,7 @@ from support.packed import (
 )
 
 import visionzip_ext
-from visionzip_ext._checks import check
+from visionzip_ext._registration.checks import check
 
 GOOD = Mix((10, 6), (3, 2), (2, 1), C=6, H=2, D=4)  # T = 16
 DECIDING = ZIPPING_PACKED + DECIDING_PACKED

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks import check
+from visionzip_ext._registration.checks import check
 
 
 def _fake(shapes: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from visionzip_ext import _C, packed_reference, reference
-from visionzip_ext._checks import check
+from visionzip_ext._registration.checks import check
 
 _LIBRARY = torch.library.Library("visionzip", "IMPL")
 
