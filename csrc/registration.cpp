@@ -1,5 +1,7 @@
 // Every operator's schema, in one file.  Implementations are registered beside their kernels; fake kernels and autograd
 // in Python (visionzip_ext/).  What each operator computes is said in visionzip_ext/ops.py and reference.py.
+//
+// scale: where none is given, D ** -0.5.  has_cls: by default images in a batch have CLS, and packed images have none.
 #include <torch/csrc/stable/library.h>
 
 #include "common/library.h"
