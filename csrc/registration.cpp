@@ -1,5 +1,7 @@
 // Every operator's schema, in one file.  Implementations are registered beside their kernels; fake kernels and autograd
 // in Python (visionzip_ext/).  What each operator computes is said in visionzip_ext/ops.py and reference.py.
+//
+// scale: where none is given, D ** -0.5.  has_cls: by default images in a batch have CLS, and packed images have none.
 #include <torch/csrc/stable/library.h>
 
 #include "common/library.h"
@@ -9,13 +11,13 @@ VISIONZIP_DEFINE_OPERATORS(VISIONZIP_LIBRARY, m) {
       "zip(Tensor hidden, Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True, "
       "str merge=\"residual\") -> (Tensor tokens, Tensor indices, Tensor assignment)");
   m.def(
-      "zip_qk(Tensor hidden, Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "zip_qk(Tensor hidden, Tensor queries, Tensor keys, SymInt k, SymInt m, *, float? scale=None, bool has_cls=True, "
       "str merge=\"residual\", Tensor? lse=None) -> (Tensor tokens, Tensor indices, Tensor assignment)");
   m.def(
       "select(Tensor keys, Tensor attn, SymInt k, SymInt m, *, bool has_cls=True) "
       "-> (Tensor indices, Tensor assignment)");
   m.def(
-      "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float scale, bool has_cls=True, "
+      "select_qk(Tensor queries, Tensor keys, SymInt k, SymInt m, *, float? scale=None, bool has_cls=True, "
       "Tensor? lse=None) -> (Tensor indices, Tensor assignment)");
   m.def("merge(Tensor x, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
   // Images of different sizes, packed one after another.  k, m: one number for all sequences, or one for each.

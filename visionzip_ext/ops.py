@@ -4,6 +4,10 @@ Source: VisionZip (arXiv 2412.04467), Algorithms 1-3. All of them accept float32
 own, in any layout (those with a unit stride in the last dimension are read in place), work under torch.compile and
 torch.export, and return the same bits for the same image in any batch. Bad input raises RuntimeError and names the
 argument, what was expected and what came.
+
+By default token 0 is CLS (`has_cls=True`), as in the paper's CLIP. **Encoders without CLS, such as SigLIP, need
+`has_cls=False`**: nothing in the tensors shows which it is, and with the wrong one a patch is taken for CLS. (The
+operators on packed images, `visionzip_ext.packed`, have the other default: encoders that pack images have no CLS.)
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks.batch import check_kinds, given
+from visionzip_ext._checks import check_kinds, given, integer
 
 __all__ = ["Decision", "ZipResult", "merge", "select", "select_qk", "zip", "zip_qk"]
 
@@ -70,17 +74,21 @@ def zip(
         keys: (B, S, D), or (B, H, S, D) of which the mean over heads is taken: that layer's keys (section 3.3: the
             similarity that merging goes by).
         attn: softmaxed attention (B, H, S, S); or its CLS rows, one a head (B, H, S); or finished scores (B, S).
-        k: dominant tokens, CLS among them. The defaults, 54 + 10, are the paper's for LLaVA-1.5 at 64 tokens.
+        k: dominant tokens, CLS among them: an integer (no bool, no float). The defaults, 54 + 10, are the paper's for
+            LLaVA-1.5 at 64 tokens.
         m: contextual (merged) tokens.
-        has_cls: token 0 is CLS: scores are its attention, summed over heads, and it is always kept. Otherwise scores
-            are the mean attention that a token receives from all tokens (section 3.2).
+        has_cls: True, the default: token 0 is CLS; scores are its attention, summed over heads, and it is always kept.
+            False, for encoders without CLS such as SigLIP: scores are the mean attention that a token receives from
+            all tokens (section 3.2). Nothing in the tensors shows which it is.
         merge: "residual", the released implementation: target + mean of the tokens assigned to it; or "mean", the
             paper's words: the mean over the target and the tokens assigned to it.
 
     Raises:
-        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported.
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout or `merge` that is not
+            supported.
     """
     check_kinds("zip", hidden=hidden, keys=keys, attn=attn, has_cls=has_cls)
+    k, m = integer("zip", "k", k), integer("zip", "m", m)
     return named(ZipResult, torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
 
 
@@ -91,7 +99,7 @@ def zip_qk(
     k: int = 54,
     m: int = 10,
     *,
-    scale: float,
+    scale: float | None = None,
     has_cls: bool = True,
     merge: str = "residual",
     lse: Tensor | None = None,
@@ -106,8 +114,8 @@ def zip_qk(
         keys: (B, H, S, D), likewise.
         k: dominant tokens, CLS among them.
         m: contextual (merged) tokens.
-        scale: the attention's factor on Q K^T, usually D ** -0.5.
-        has_cls: as in `zip`.
+        scale: the attention's factor on Q K^T; by default D ** -0.5.
+        has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
         merge: as in `zip`.
         lse: (B, H, S) float32, the log-sum-exp of each row of scale * Q K^T, where attention already computed it.
 
@@ -115,6 +123,7 @@ def zip_qk(
         RuntimeError: as `zip`.
     """
     check_kinds("zip_qk", hidden=hidden, queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
+    k, m = integer("zip_qk", "k", k), integer("zip_qk", "m", m)
     return named(
         ZipResult,
         torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse),
@@ -122,19 +131,20 @@ def zip_qk(
 
 
 def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: bool = True) -> Decision:
-    """The decision of `zip` alone; `merge` carries it out on any tensor.
+    """The decision of `zip` alone; `merge` applies it to any tensor.
 
     Args:
         keys: as in `zip`.
         attn: as in `zip`.
         k: dominant tokens, CLS among them.
         m: contextual (merged) tokens.
-        has_cls: as in `zip`.
+        has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
 
     Raises:
         RuntimeError: as `zip`.
     """
     check_kinds("select", keys=keys, attn=attn, has_cls=has_cls)
+    k, m = integer("select", "k", k), integer("select", "m", m)
     return named(Decision, torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
 
 
@@ -144,11 +154,11 @@ def select_qk(
     k: int = 54,
     m: int = 10,
     *,
-    scale: float,
+    scale: float | None = None,
     has_cls: bool = True,
     lse: Tensor | None = None,
 ) -> Decision:
-    """The decision of `zip_qk` alone; `merge` carries it out on any tensor.
+    """The decision of `zip_qk` alone; `merge` applies it to any tensor.
 
     Args:
         queries: as in `zip_qk`.
@@ -156,18 +166,19 @@ def select_qk(
         k: dominant tokens, CLS among them.
         m: contextual (merged) tokens.
         scale: as in `zip_qk`.
-        has_cls: as in `zip`.
+        has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
         lse: as in `zip_qk`.
 
     Raises:
         RuntimeError: as `zip`.
     """
     check_kinds("select_qk", queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
+    k, m = integer("select_qk", "k", k), integer("select_qk", "m", m)
     return named(Decision, torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
 
 
 def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str = "residual") -> Tensor:
-    """Carry a decision out on another tensor: deep-stack features, positions, a second encoder's windows.
+    """Apply a decision to another tensor: deep-stack features, positions, a second encoder's windows.
 
     Differentiable in `x`, to any order.
 
@@ -185,4 +196,5 @@ def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str
         RuntimeError: as `zip`; on the CPU also where `assignment` is not a decision for k and m.
     """
     check_kinds("merge", x=x, assignment=assignment)
+    k, m = integer("merge", "k", k), integer("merge", "m", m)
     return torch.ops.visionzip.merge(x, assignment, k, m, merge=merge)

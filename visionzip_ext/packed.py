@@ -3,10 +3,10 @@
 Source: VisionZip (arXiv 2412.04467), Algorithms 1-3, for each image. Dtypes, layouts and errors: as in
 `visionzip_ext.ops`.
 
-The tokens of all images lie one after another in one tensor of T tokens, without padding; cu_seqlens, int32 (n + 1) on
-the tensors' device, says where each begins: image i is tokens cu_seqlens[i] up to cu_seqlens[i + 1]. Neither attention
-nor merging crosses a boundary: an image gives the same bits whatever lies beside it, and those that `zip`, `zip_qk`,
-`select`, `select_qk` and `merge` give for it.
+The tokens of all images lie one after another in one tensor of T tokens, without padding; cu_seqlens, int32 or int64
+(n + 1) on the tensors' device, says where each begins: image i is tokens cu_seqlens[i] up to cu_seqlens[i + 1]. Neither
+attention nor merging crosses a boundary: an image gives the same bits whatever lies beside it, and those that `zip`,
+`zip_qk`, `select`, `select_qk` and `merge` give for it.
 
 What these functions share:
 
@@ -14,7 +14,8 @@ What these functions share:
   iterable, or an integer tensor on the CPU; `visionzip_ext.allocate_budgets` makes such lists). k = m = 0 drops an
   image; an empty one needs that. The sizes of the results come from k and m, so that nobody waits for a GPU. Under
   torch.compile pass ints or lists.
-- **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. On the CPU, and wherever the reference
+- **cu_seqlens** must rise from 0 to T, and k + m must fit into every image. The operators take int32; int64 is
+  converted on its way, which costs a GPU two small launches. On the CPU, and wherever the reference
   runs, a call that breaks this raises. On a GPU, where reading it would mean waiting, the kernel ends with a
   device-side assertion that names the rule, as torch's own do for an index out of range. After one, as after torch's,
   the process's CUDA context is unusable: later calls on that GPU raise, and only a new process can use it again.
@@ -23,20 +24,19 @@ What these functions share:
 - **group**: g > 1 where hidden has one token for g consecutive cells of the encoder, such as behind a 2 x 2 merger (g =
   4): keys, queries, scores and lse then have g * T rows, everything else T, and cu_seqlens counts tokens. Attention is
   between cells; a token's score is the sum of its cells', its key the mean of theirs, both in float32.
-- **has_cls**: the first token of every image is CLS: its attention alone, summed over heads, makes the scores, and it
-  is always kept. By default there is none: encoders that pack images have none.
+- **has_cls** is False by default, unlike in `zip` and its like: encoders that pack images have no CLS. True: the first
+  token of every image is CLS; its attention alone, summed over heads, makes the scores, and it is always kept.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from visionzip_ext._checks.batch import _dtype_name, check_kinds, given
+from visionzip_ext._checks import check_kinds, given, integer, integers
 from visionzip_ext.ops import named
 
 __all__ = ["PackedDecision", "PackedZipResult", "merge_packed", "select_packed", "zip_packed"]
@@ -69,28 +69,11 @@ class PackedDecision(NamedTuple):
     cu_seqlens: Tensor
 
 
-def _numbers(op: str, name: str, numbers: Numbers) -> list[int]:
-    expected = "an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
-    if isinstance(numbers, Tensor):
-        integers = (torch.int64, torch.int32)
-        if numbers.device.type != "cpu" or numbers.ndim > 1 or numbers.dtype not in integers:
-            raise RuntimeError(
-                f"visionzip::{op}: {name} is a tensor of dtype {_dtype_name(numbers.dtype)} and shape "
-                f"{tuple(numbers.shape)} on {numbers.device}; expected {expected}"
-            )
-        numbers = numbers.tolist()
-    given_one = not isinstance(numbers, Iterable)
-    try:
-        return [_as_int(number) for number in ([numbers] if given_one else numbers)]
-    except TypeError:
-        raise RuntimeError(
-            f"visionzip::{op}: {name} is {numbers!r} of type {type(numbers).__name__}; expected {expected}"
-        ) from None
-
-
-def _as_int(number: object) -> int:
-    # operator.index would ask a symbolic size for its value.
-    return number if isinstance(number, (int, torch.SymInt)) else operator.index(number)
+def _starts(cu_seqlens: Tensor) -> Tensor:
+    """cu_seqlens as the operators take it, from int64 too, which cumsum makes. No number becomes another that fits."""
+    if isinstance(cu_seqlens, Tensor) and cu_seqlens.dtype == torch.int64 and cu_seqlens.layout is torch.strided:
+        return cu_seqlens.clamp(-1, 2**31 - 1).to(torch.int32)
+    return cu_seqlens
 
 
 def zip_packed(
@@ -114,26 +97,26 @@ def zip_packed(
     Args:
         hidden: (T, C), the select layer's output tokens.
         keys: (g * T, H, D), that layer's keys; with scores also (g * T, D), their mean over heads.
-        cu_seqlens: int32 (n + 1), in tokens of `hidden`.
+        cu_seqlens: int32 or int64 (n + 1), in tokens of `hidden`.
         k: dominant tokens of an image, one number or one for each image; CLS among them.
         m: contextual (merged) tokens, likewise.
         queries: (g * T, H, D), as attention sees them. Either these or `scores`.
         scores: (g * T,), finished.
-        scale: with queries: the attention's factor on Q K^T, usually D ** -0.5.
+        scale: with queries: the attention's factor on Q K^T; by default D ** -0.5.
         lse: with queries, optional: (H, g * T) float32, the log-sum-exp of each row, as attention over packed sequences
             returns it.
         max_seqlen: an upper bound of an image's tokens, by which a GPU's work is planned. Give it there: without it,
             the plan is for one image of all T tokens, and where those are too many (several thousand), cu_seqlens is
             read, which waits for the GPU and cannot be captured into a graph.
         group: cells to a token.
-        has_cls: the first token of each image is CLS.
+        has_cls: the first token of each image is CLS; False by default, unlike in `zip`.
         merge: "residual" or "mean", as in `zip`.
 
     Raises:
-        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device or `merge` that is not supported,
-            scores and queries both or neither; on the CPU also cu_seqlens that do not rise from 0 to T, and an image
-            that is too small for its k + m or too large for max_seqlen. On a GPU these end in a device-side assertion,
-            after which the process's CUDA context is unusable.
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout or `merge` that is not
+            supported, scores and queries both or neither; on the CPU also cu_seqlens that do not rise from 0 to T, and
+            an image that is too small for its k + m or too large for max_seqlen. On a GPU these end in a device-side
+            assertion, after which the process's CUDA context is unusable.
     """
     optional = given(queries=queries, scores=scores, lse=lse)
     check_kinds("zip_packed", hidden=hidden, keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
@@ -142,15 +125,15 @@ def zip_packed(
         torch.ops.visionzip.zip_packed(
             hidden,
             keys,
-            cu_seqlens,
-            _numbers("zip_packed", "k", k),
-            _numbers("zip_packed", "m", m),
+            _starts(cu_seqlens),
+            integers("zip_packed", "k", k),
+            integers("zip_packed", "m", m),
             queries=queries,
             scores=scores,
             scale=scale,
             lse=lse,
-            max_seqlen=max_seqlen,
-            group=group,
+            max_seqlen=None if max_seqlen is None else integer("zip_packed", "max_seqlen", max_seqlen),
+            group=integer("zip_packed", "group", group),
             has_cls=has_cls,
             merge=merge,
         ),
@@ -171,7 +154,7 @@ def select_packed(
     group: int = 1,
     has_cls: bool = False,
 ) -> PackedDecision:
-    """The decision of `zip_packed` alone, from the same arguments; `merge_packed` carries it out on any tensor.
+    """The decision of `zip_packed` alone, from the same arguments; `merge_packed` applies it to any tensor.
 
     Raises:
         RuntimeError: as `zip_packed`, device-side assertions included.
@@ -182,15 +165,15 @@ def select_packed(
         PackedDecision,
         torch.ops.visionzip.select_packed(
             keys,
-            cu_seqlens,
-            _numbers("select_packed", "k", k),
-            _numbers("select_packed", "m", m),
+            _starts(cu_seqlens),
+            integers("select_packed", "k", k),
+            integers("select_packed", "m", m),
             queries=queries,
             scores=scores,
             scale=scale,
             lse=lse,
-            max_seqlen=max_seqlen,
-            group=group,
+            max_seqlen=None if max_seqlen is None else integer("select_packed", "max_seqlen", max_seqlen),
+            group=integer("select_packed", "group", group),
             has_cls=has_cls,
         ),
     )
@@ -205,12 +188,12 @@ def merge_packed(
     *,
     merge: str = "residual",
 ) -> Tensor:
-    """Carry a decision on packed images out on another tensor. Differentiable in `x`, to any order.
+    """Apply a decision on packed images to another tensor. Differentiable in `x`, to any order.
 
     Args:
         x: (T, *).
         assignment: (T,) int64, from `zip_packed` or `select_packed` called with the same cu_seqlens, k and m.
-        cu_seqlens: int32 (n + 1), in tokens of `x`: those that the decision was made with.
+        cu_seqlens: int32 or int64 (n + 1), in tokens of `x`: those that the decision was made with.
         k: dominant tokens of that decision.
         m: contextual tokens of that decision.
         merge: as in `zip`.
@@ -223,5 +206,5 @@ def merge_packed(
             decision for cu_seqlens, k and m.
     """
     check_kinds("merge_packed", x=x, assignment=assignment, cu_seqlens=cu_seqlens)
-    k, m = _numbers("merge_packed", "k", k), _numbers("merge_packed", "m", m)
-    return torch.ops.visionzip.merge_packed(x, assignment, cu_seqlens, k, m, merge=merge)
+    k, m = integers("merge_packed", "k", k), integers("merge_packed", "m", m)
+    return torch.ops.visionzip.merge_packed(x, assignment, _starts(cu_seqlens), k, m, merge=merge)

@@ -72,7 +72,7 @@ def select_packed(
         m: contextual tokens, likewise.
         queries: (g * T, H, D): the attention that a cell receives from the cells of its own sequence is its score.
         scores: (g * T,), finished, instead of queries.
-        scale: the attention's factor on Q K^T.
+        scale: with queries: the attention's factor on Q K^T; None: D ** -0.5.
         lse: (H, g * T), the rows' log-sum-exp.
         max_seqlen: not used: nothing is planned here.
         group: cells to a token; its score is the sum of theirs.
@@ -105,7 +105,7 @@ def _batch_of_one(x: Tensor) -> Tensor:
 def merge_packed(
     x: Tensor, assignment: Tensor, cu_seqlens: Tensor, k: Sequence[int], m: Sequence[int], merge: str = "residual"
 ) -> Tensor:
-    """Carry a decision on packed sequences out on x (T, *): (sum of k + m, *) in x's dtype."""
+    """Apply a decision on packed sequences to x (T, *): (sum of k + m, *) in x's dtype."""
     parts = [x[:0]]
     for tokens, rows, kept, merged in _sequences(cu_seqlens.tolist(), k, m):
         own = _own_rows(assignment[tokens], rows)

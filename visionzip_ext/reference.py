@@ -53,13 +53,14 @@ def attention_scores(attn: Tensor, has_cls: bool) -> Tensor:
     return attn
 
 
-def qk_scores(queries: Tensor, keys: Tensor, scale: float, has_cls: bool, lse: Tensor | None = None) -> Tensor:
+def qk_scores(queries: Tensor, keys: Tensor, scale: float | None, has_cls: bool, lse: Tensor | None = None) -> Tensor:
     """The same scores (B, S) from queries and keys (B, H, S, D); no (S, S) matrix exists, only chunks of its rows.
 
     Args:
-        scale: the attention's factor on Q K^T, usually D ** -0.5.
+        scale: the attention's factor on Q K^T; None: D ** -0.5.
         lse: (B, H, S), the rows' log-sum-exp of scale * Q K^T where attention already computed it.
     """
+    scale = max(queries.shape[-1], 1) ** -0.5 if scale is None else scale
     rows = 1 if has_cls else queries.shape[2]
     keys_t = _widen(keys).transpose(-1, -2)
     per_head = keys_t.new_zeros(*keys.shape[:3])
@@ -140,27 +141,27 @@ def assign(metric: Tensor, indices: Tensor, k: int, m: int) -> Tensor:
 
 
 def _roles(assignment: Tensor, k: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each token (B, S): does it stand in its row as it is; is it averaged into its row; and each row's count."""
+    """Of each token (B, S): is it its row's representative, is it averaged into its row; and each row's count."""
     B, S = assignment.shape
     remains = assignment >= k
     rank = remains.cumsum(1) - 1
-    stands = assignment >= 0
+    represents = assignment >= 0
     if m:
-        stands = stands & (~remains | (_target_of_rank(rank, S - k, m) >= 0))
-    averaged = remains & ~stands
+        represents = represents & (~remains | (_target_of_rank(rank, S - k, m) >= 0))
+    averaged = remains & ~represents
     counts = torch.zeros(B, k + m, dtype=torch.int64, device=assignment.device)
     counts.scatter_add_(1, assignment.clamp(min=0), averaged.to(torch.int64))
-    return stands, averaged, counts
+    return represents, averaged, counts
 
 
 def merge(x: Tensor, assignment: Tensor, k: int, m: int, merge: str = "residual") -> Tensor:
-    """Carry a decision out on x (B, S, *): (B, k + m, *) in x's dtype.
+    """Apply a decision to x (B, S, *): (B, k + m, *) in x's dtype.
 
     "residual", the released implementation: target + mean of the tokens assigned to it. "mean", the paper's words: the
     mean over the target and the tokens assigned to it.
     """
     B, S = assignment.shape
-    stands, averaged, counts = _roles(assignment, k, m)
+    represents, averaged, counts = _roles(assignment, k, m)
     flat = _widen(x).reshape(B, S, x.shape[2:].numel())
     row = assignment.clamp(min=0).unsqueeze(-1).expand_as(flat)
 
@@ -170,22 +171,22 @@ def merge(x: Tensor, assignment: Tensor, k: int, m: int, merge: str = "residual"
 
     counts = counts.unsqueeze(-1)
     if merge == "mean":
-        out = (rows_of(stands) + rows_of(averaged)) / (counts + 1)
+        out = (rows_of(represents) + rows_of(averaged)) / (counts + 1)
     else:
-        out = rows_of(stands) + rows_of(averaged) / counts.clamp(min=1)
+        out = rows_of(represents) + rows_of(averaged) / counts.clamp(min=1)
     return out.to(x.dtype).reshape(B, k + m, *x.shape[2:])
 
 
 def merge_backward(grad: Tensor, assignment: Tensor, k: int, m: int, merge: str = "residual") -> Tensor:
     """The adjoint of `merge`: each input token (B, S, *) receives its row's gradient times its weight in that row."""
     B, S = assignment.shape
-    stands, averaged, counts = _roles(assignment, k, m)
+    represents, averaged, counts = _roles(assignment, k, m)
     flat = _widen(grad).reshape(B, k + m, grad.shape[2:].numel())
     row = assignment.clamp(min=0)
     count = counts.gather(1, row).to(flat.dtype)
     weight_of_average = 1 / (count + 1) if merge == "mean" else 1 / count.clamp(min=1)
-    weight_of_standing = 1 / (count + 1) if merge == "mean" else torch.ones_like(count)
-    weight = torch.where(stands, weight_of_standing, torch.where(averaged, weight_of_average, 0))
+    weight_of_representative = 1 / (count + 1) if merge == "mean" else torch.ones_like(count)
+    weight = torch.where(represents, weight_of_representative, torch.where(averaged, weight_of_average, 0))
     rows = flat.gather(1, row.unsqueeze(-1).expand(B, S, flat.shape[2]))
     out = torch.where((weight > 0).unsqueeze(-1), rows * weight.unsqueeze(-1), 0)
     return out.to(grad.dtype).reshape(B, S, *grad.shape[2:]).contiguous()
@@ -202,7 +203,7 @@ def select_qk(
     keys: Tensor,
     k: int,
     m: int,
-    scale: float,
+    scale: float | None = None,
     has_cls: bool = True,
     lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -225,7 +226,7 @@ def zip_qk(
     keys: Tensor,
     k: int,
     m: int,
-    scale: float,
+    scale: float | None = None,
     has_cls: bool = True,
     merge: str = "residual",
     lse: Tensor | None = None,

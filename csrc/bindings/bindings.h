@@ -8,6 +8,9 @@ namespace visionzip {
 // _C.build_info(): facts of the build.
 void bind_build_info(pybind11::module_& module);
 
+// _C.check() and _C.check_sequences(): what the operators require of their arguments.
+void bind_checks(pybind11::module_& module);
+
 // _C.cpu_isa(): the instruction set that the CPU kernels use here.
 void bind_cpu_isa(pybind11::module_& module);
 

@@ -1,14 +1,15 @@
 #include "checks/argument_checks.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 namespace visionzip {
 
 namespace {
 
-using torch::headeronly::DeviceType;
-using torch::headeronly::ScalarType;
+constexpr std::string_view kFloat32 = "float32", kFloat16 = "float16", kBFloat16 = "bfloat16";
 
 std::string list(const std::vector<std::string>& items) {
   std::string out;
@@ -25,70 +26,36 @@ std::string one_of(const std::vector<std::string>& words) {
   return out;
 }
 
-std::string dtype_name(ScalarType dtype) {
-  static constexpr std::pair<ScalarType, const char*> kNames[] = {
-      {ScalarType::Float, "float32"},
-      {ScalarType::Half, "float16"},
-      {ScalarType::BFloat16, "bfloat16"},
-      {ScalarType::Double, "float64"},
-      {ScalarType::Long, "int64"},
-      {ScalarType::Int, "int32"},
-      {ScalarType::Short, "int16"},
-      {ScalarType::Char, "int8"},
-      {ScalarType::Byte, "uint8"},
-      {ScalarType::UInt16, "uint16"},
-      {ScalarType::UInt32, "uint32"},
-      {ScalarType::UInt64, "uint64"},
-      {ScalarType::Bool, "bool"},
-      {ScalarType::ComplexHalf, "complex32"},
-      {ScalarType::ComplexFloat, "complex64"},
-      {ScalarType::ComplexDouble, "complex128"},
-      {ScalarType::Float8_e5m2, "float8_e5m2"},
-      {ScalarType::Float8_e4m3fn, "float8_e4m3fn"},
-      {ScalarType::Float8_e5m2fnuz, "float8_e5m2fnuz"},
-      {ScalarType::Float8_e4m3fnuz, "float8_e4m3fnuz"},
-      {ScalarType::Float8_e8m0fnu, "float8_e8m0fnu"},
-  };
-  for (const auto& [known, name] : kNames) {
-    if (known == dtype) return name;
+std::string device_of(const TensorInfo& x) {
+  const std::string type(x.device);
+  return x.device_index < 0 ? type : type + ":" + std::to_string(x.device_index);
+}
+
+bool fits(std::span<const int64_t> sizes, std::initializer_list<Size> expected) {
+  return std::equal(expected.begin(), expected.end(), sizes.begin(),
+                    [](const Size& size, int64_t given) { return size.accepts(given); });
+}
+
+std::string expected_shape(const TensorInfo& x, std::initializer_list<Size> expected) {
+  std::vector<std::string> words;
+  for (const Size& size : expected) words.push_back(size.words());
+  for (int64_t d = static_cast<int64_t>(expected.size()); d < x.dim(); d++) words.push_back(std::to_string(x.size(d)));
+  return list(words);
+}
+
+// What to do where two neighbouring dimensions have changed places.
+std::string remedy_of(const Named& x, std::initializer_list<Size> expected, size_t swappable) {
+  std::vector<int64_t> sizes(x.tensor.sizes.begin(), x.tensor.sizes.end());
+  for (size_t d = swappable; d + 1 < expected.size(); d++) {
+    const Size *size = expected.begin() + d, *next = size + 1;
+    if (size->letter && next->letter) continue;
+    std::swap(sizes[d], sizes[d + 1]);
+    if (fits(sizes, expected)) {
+      return ": " + std::string(x.name) + ".transpose(" + std::to_string(d) + ", " + std::to_string(d + 1) + ") fits";
+    }
+    std::swap(sizes[d], sizes[d + 1]);
   }
-  return torch::headeronly::toString(dtype);
-}
-
-// Tensor::scalar_type refuses dtypes that are newer than the ABI that we target; the numbers of dtypes never change.
-ScalarType scalar_type_of(const Tensor& x) {
-  int32_t dtype;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return static_cast<ScalarType>(dtype);
-}
-
-std::pair<int32_t, int32_t> device_of(const Tensor& x) {
-  int32_t type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
-  return {type, x.get_device_index()};
-}
-
-std::string device_name(const Tensor& x) {
-  static constexpr std::pair<DeviceType, const char*> kNames[] = {
-      {DeviceType::CPU, "cpu"},
-      {DeviceType::CUDA, "cuda"},
-      {DeviceType::Meta, "meta"},
-      {DeviceType::MPS, "mps"},
-      {DeviceType::XPU, "xpu"},
-      {DeviceType::HPU, "hpu"},
-      {DeviceType::MTIA, "mtia"},
-      {DeviceType::XLA, "xla"},
-      {DeviceType::HIP, "hip"},
-      {DeviceType::IPU, "ipu"},
-      {DeviceType::PrivateUse1, "privateuseone"},
-  };
-  const auto [type, index] = device_of(x);
-  std::string name = "device type " + std::to_string(type);
-  for (const auto& [known, word] : kNames) {
-    if (static_cast<int32_t>(known) == type) name = word;
-  }
-  const bool has_index = index >= 0 && type != static_cast<int32_t>(DeviceType::CPU);
-  return has_index ? name + ":" + std::to_string(index) : name;
+  return "";
 }
 
 }  // namespace
@@ -97,54 +64,57 @@ void fail(const char* op, const std::string& words) {
   throw std::runtime_error("visionzip::" + std::string(op) + ": " + words);
 }
 
-std::string shape_of(const Tensor& x) {
-  std::vector<std::string> sizes;
-  for (int64_t d = 0; d < x.dim(); d++) sizes.push_back(std::to_string(x.size(d)));
-  return list(sizes);
+std::string shape_of(const TensorInfo& x) {
+  std::vector<std::string> words;
+  for (const int64_t size : x.sizes) words.push_back(std::to_string(size));
+  return list(words);
 }
 
-void check_rank(const char* op, const Named& x, std::initializer_list<Rank> ranks) {
-  std::vector<std::string> words;
+void check_strided(const char* op, std::initializer_list<Named> tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    if (tensor.layout == "strided") continue;
+    const std::string layout(tensor.layout);
+    fail(op, std::string(name) + " is " + (layout == "None" ? layout : "a tensor of layout " + layout) +
+                 "; expected a strided tensor");
+  }
+}
+
+void check_rank(const char* op, const Named& x, std::initializer_list<Rank> ranks, const char* remedy) {
   for (const Rank& rank : ranks) {
     if (x.tensor.dim() == rank.dimensions) return;
-    words.emplace_back(rank.words);
   }
-  fail(op, std::string(x.name) + " has shape " + shape_of(x.tensor) + "; expected " + one_of(words));
+  std::vector<std::string> words;
+  for (const Rank& rank : ranks) words.emplace_back(rank.words);
+  const bool helps = remedy && x.tensor.dim() + 1 == ranks.begin()->dimensions;
+  const std::string name = x.name;
+  fail(op, name + " has shape " + shape_of(x.tensor) + "; expected " + one_of(words) +
+               (helps ? ": " + name + "." + remedy : ""));
 }
 
-void check_dtype(const char* op, const Named& x, std::initializer_list<ScalarType> allowed) {
-  const ScalarType dtype = scalar_type_of(x.tensor);
-  std::vector<std::string> words;
-  for (const ScalarType type : allowed) {
-    if (type == dtype) return;
-    words.push_back(dtype_name(type));
-  }
-  fail(op, std::string(x.name) + " has dtype " + dtype_name(dtype) + "; expected " + one_of(words));
+void check_dtype(const char* op, const Named& x, std::initializer_list<std::string_view> allowed) {
+  if (std::find(allowed.begin(), allowed.end(), x.tensor.dtype) != allowed.end()) return;
+  const std::vector<std::string> words(allowed.begin(), allowed.end());
+  fail(op, std::string(x.name) + " has dtype " + std::string(x.tensor.dtype) + "; expected " + one_of(words));
 }
 
 void check_floating(const char* op, std::initializer_list<Named> tensors) {
-  for (const Named& x : tensors) check_dtype(op, x, {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
+  for (const Named& x : tensors) check_dtype(op, x, {kFloat32, kFloat16, kBFloat16});
 }
 
 void check_same_device(const char* op, const Named& first, std::initializer_list<Named> others) {
   for (const Named& x : others) {
-    if (device_of(x.tensor) == device_of(first.tensor)) continue;
-    fail(op, std::string(x.name) + " is on " + device_name(x.tensor) + " but " + first.name + " is on " +
-                 device_name(first.tensor) + "; expected all tensors on the same device");
+    if (x.tensor.device == first.tensor.device && x.tensor.device_index == first.tensor.device_index) continue;
+    fail(op, std::string(x.name) + " is on " + device_of(x.tensor) + " but " + first.name + " is on " +
+                 device_of(first.tensor) + "; expected all tensors on the same device");
   }
 }
 
-void check_fits(const char* op, const Named& x, const Named& base, const std::vector<Size>& expected,
-                const std::string& suffix) {
-  bool fits = x.tensor.dim() == static_cast<int64_t>(expected.size());
-  std::vector<std::string> words;
-  for (size_t d = 0; d < expected.size(); d++) {
-    fits = fits && expected[d].accepts(x.tensor.size(static_cast<int64_t>(d)));
-    words.push_back(expected[d].words());
-  }
-  if (fits) return;
+void check_fits(const char* op, const Named& x, const Named& base, std::initializer_list<Size> expected,
+                size_t swappable, const std::string& suffix) {
+  if (fits(x.tensor.sizes, expected)) return;
   fail(op, std::string(x.name) + " has shape " + shape_of(x.tensor) + ", which does not fit " + base.name +
-               " of shape " + shape_of(base.tensor) + "; expected " + list(words) + suffix);
+               " of shape " + shape_of(base.tensor) + "; expected " + expected_shape(x.tensor, expected) + suffix +
+               remedy_of(x, expected, swappable));
 }
 
 }  // namespace visionzip

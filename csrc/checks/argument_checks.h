@@ -2,20 +2,18 @@
 // packed_checks.cpp.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdint>
 #include <initializer_list>
 #include <string>
-#include <vector>
+#include <string_view>
+
+#include "checks/tensor_info.h"
 
 namespace visionzip {
 
-using torch::stable::Tensor;
-
 struct Named {
   const char* name;
-  const Tensor& tensor;
+  const TensorInfo& tensor;
 };
 
 // A rank that an argument may have, and the shape's usual name.
@@ -37,13 +35,17 @@ struct Size {
 
 [[noreturn]] void fail(const char* op, const std::string& words);
 
-std::string shape_of(const Tensor& x);
+std::string shape_of(const TensorInfo& x);
 
-void check_rank(const char* op, const Named& x, std::initializer_list<Rank> ranks);
-void check_dtype(const char* op, const Named& x, std::initializer_list<torch::headeronly::ScalarType> allowed);
+void check_strided(const char* op, std::initializer_list<Named> tensors);
+// remedy: what makes x of a tensor of one rank less, as a method is called.
+void check_rank(const char* op, const Named& x, std::initializer_list<Rank> ranks, const char* remedy = nullptr);
+void check_dtype(const char* op, const Named& x, std::initializer_list<std::string_view> allowed);
 void check_floating(const char* op, std::initializer_list<Named> tensors);  // one of the three floating dtypes
 void check_same_device(const char* op, const Named& first, std::initializer_list<Named> others);
-void check_fits(const char* op, const Named& x, const Named& base, const std::vector<Size>& expected,
-                const std::string& suffix = "");
+// Of a rank that is checked; dimensions behind those expected may have any size.  The error says so where neighbouring
+// dimensions have changed places, from `swappable` on: by default not that of images.
+void check_fits(const char* op, const Named& x, const Named& base, std::initializer_list<Size> expected,
+                size_t swappable = 1, const std::string& suffix = {});
 
 }  // namespace visionzip

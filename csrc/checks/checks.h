@@ -1,32 +1,30 @@
-// What every operator requires of its arguments.  Errors name the argument, what came and what was expected; the words
-// are those of visionzip_ext/_checks.py, and a test holds the two together.
+// What every operator requires of its arguments, in one place: the operators call these with their tensors, and whoever
+// has none (fake kernels, the reference's operators) asks through visionzip_ext._C.  Errors name the argument, what
+// came and what was expected.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <string>
-#include <vector>
 
+#include "checks/tensor_info.h"
 #include "common/types.h"
 
 namespace visionzip {
 
-using torch::stable::Tensor;
-
-DType dtype_of(const Tensor& x);  // of a checked tensor
-
 MergeMode parse_merge(const char* op, const std::string& word);
 
-void check_zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls);
-void check_select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls);
-void check_zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
-                  const std::optional<Tensor>& lse);
-void check_select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, bool has_cls,
-                     const std::optional<Tensor>& lse);
-void check_merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m);
-void check_merge_backward(const Tensor& grad, const Tensor& assignment, int64_t k, int64_t m);
+// The attention's factor on Q K^T for heads of D channels, where none is given: D ** -0.5.
+double scale_or_default(std::optional<double> scale, int64_t D);
+
+void check_zip(const TensorInfo& hidden, const TensorInfo& keys, const TensorInfo& attn, int64_t k, int64_t m,
+               bool has_cls);
+void check_select(const TensorInfo& keys, const TensorInfo& attn, int64_t k, int64_t m, bool has_cls);
+void check_zip_qk(const TensorInfo& hidden, const TensorInfo& queries, const TensorInfo& keys, int64_t k, int64_t m,
+                  bool has_cls, const std::optional<TensorInfo>& lse);
+void check_select_qk(const TensorInfo& queries, const TensorInfo& keys, int64_t k, int64_t m, bool has_cls,
+                     const std::optional<TensorInfo>& lse);
+void check_merge(const TensorInfo& x, const TensorInfo& assignment, int64_t k, int64_t m);
+void check_merge_backward(const TensorInfo& grad, const TensorInfo& assignment, int64_t k, int64_t m);
 
 }  // namespace visionzip

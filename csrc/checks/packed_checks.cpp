@@ -3,22 +3,20 @@
 #include <algorithm>
 
 #include "checks/argument_checks.h"
+#include "checks/checks.h"
 
 namespace visionzip {
 
 namespace {
-
-using torch::headeronly::ScalarType;
 
 constexpr int64_t kMostGroup = 1 << 16;  // so that the number of cells does not overflow
 
 std::string number(int64_t x) { return std::to_string(x); }
 
 // Exactly one source of scores, and what belongs to it.
-void check_sources(const char* op, const PackedArguments& a) {
+void check_sources(const char* op, const PackedInfo& a) {
   if (a.queries && a.scores) fail(op, "queries and scores are both given; expected one of them");
   if (!a.queries && !a.scores) fail(op, "neither queries nor scores is given; expected one of them");
-  if (a.queries && !a.scale) fail(op, "queries is given without scale; expected both");
   if (a.scores && a.scale) fail(op, "scale is given with scores; expected it with queries only");
   if (a.scores && a.lse) fail(op, "lse is given with scores; expected it with queries only");
 }
@@ -32,11 +30,20 @@ void check_group(const char* op, int64_t group, bool has_cls) {
   }
 }
 
-void check_ranks(const char* op, const Tensor* hidden, const PackedArguments& a) {
+void check_layouts(const char* op, const TensorInfo* hidden, const PackedInfo& a) {
+  if (hidden) check_strided(op, {{"hidden", *hidden}});
+  check_strided(op, {{"keys", a.keys}, {"cu_seqlens", a.cu_seqlens}});
+  if (a.queries) check_strided(op, {{"queries", *a.queries}});
+  if (a.scores) check_strided(op, {{"scores", *a.scores}});
+  if (a.lse) check_strided(op, {{"lse", *a.lse}});
+}
+
+void check_ranks(const char* op, const TensorInfo* hidden, const PackedInfo& a) {
   if (hidden) check_rank(op, {"hidden", *hidden}, {{2, "(T, C)"}});
   if (a.queries) {
-    check_rank(op, {"keys", a.keys}, {{3, "(T, H, D)"}});
-    check_rank(op, {"queries", *a.queries}, {{3, "(T, H, D)"}});
+    constexpr const char* kSplitHeads = "unflatten(1, (H, D)) of (T, H * D)";
+    check_rank(op, {"keys", a.keys}, {{3, "(T, H, D)"}}, kSplitHeads);
+    check_rank(op, {"queries", *a.queries}, {{3, "(T, H, D)"}}, kSplitHeads);
   } else {
     check_rank(op, {"keys", a.keys}, {{2, "(T, D)"}, {3, "(T, H, D)"}});
     check_rank(op, {"scores", *a.scores}, {{1, "(T)"}});
@@ -45,16 +52,23 @@ void check_ranks(const char* op, const Tensor* hidden, const PackedArguments& a)
   check_rank(op, {"cu_seqlens", a.cu_seqlens}, {{1, "(n + 1)"}});
 }
 
-void check_dtypes(const char* op, const Tensor* hidden, const PackedArguments& a) {
+void check_cu_seqlens_dtype(const char* op, const TensorInfo& cu_seqlens) {
+  if (cu_seqlens.dtype == "int64") {  // which cumsum makes
+    fail(op, "cu_seqlens has dtype int64; expected int32: cu_seqlens.int(), as the functions of visionzip_ext do");
+  }
+  check_dtype(op, {"cu_seqlens", cu_seqlens}, {"int32"});
+}
+
+void check_dtypes(const char* op, const TensorInfo* hidden, const PackedInfo& a) {
   if (hidden) check_floating(op, {{"hidden", *hidden}});
   check_floating(op, {{"keys", a.keys}});
   if (a.queries) check_floating(op, {{"queries", *a.queries}});
   if (a.scores) check_floating(op, {{"scores", *a.scores}});
-  if (a.lse) check_dtype(op, {"lse", *a.lse}, {ScalarType::Float});
-  check_dtype(op, {"cu_seqlens", a.cu_seqlens}, {ScalarType::Int});
+  if (a.lse) check_dtype(op, {"lse", *a.lse}, {"float32"});
+  check_cu_seqlens_dtype(op, a.cu_seqlens);
 }
 
-void check_devices(const char* op, const Tensor* hidden, const PackedArguments& a) {
+void check_devices(const char* op, const TensorInfo* hidden, const PackedInfo& a) {
   const Named first = hidden ? Named{"hidden", *hidden} : Named{"keys", a.keys};
   check_same_device(op, first, {{"keys", a.keys}});
   if (a.queries) check_same_device(op, first, {{"queries", *a.queries}});
@@ -64,22 +78,22 @@ void check_devices(const char* op, const Tensor* hidden, const PackedArguments& 
 }
 
 // Keys have one row a cell; queries, scores and lse are as the keys.
-void check_sizes(const char* op, const Named& base, const PackedArguments& a, int64_t T) {
+void check_sizes(const char* op, const Named& base, const PackedInfo& a, int64_t T) {
   const int64_t cells = T * a.group;
   const std::string grouped = a.group > 1 ? " with group = " + number(a.group) : "";
   const Named keys{"keys", a.keys};
   if (a.keys.dim() == 2) {
-    check_fits(op, keys, base, {cells, "D"}, grouped);
+    check_fits(op, keys, base, {cells, "D"}, 0, grouped);
   } else {
-    check_fits(op, keys, base, {cells, "H", "D"}, grouped);
+    check_fits(op, keys, base, {cells, "H", "D"}, 0, grouped);
   }
-  const Tensor& k = a.keys;
-  if (a.queries) check_fits(op, {"queries", *a.queries}, keys, {k.size(0), k.size(1), k.size(2)});
+  const TensorInfo& k = a.keys;
+  if (a.queries) check_fits(op, {"queries", *a.queries}, keys, {k.size(0), k.size(1), k.size(2)}, 0);
   if (a.scores) check_fits(op, {"scores", *a.scores}, keys, {k.size(0)});
-  if (a.lse) check_fits(op, {"lse", *a.lse}, keys, {k.size(1), k.size(0)});
+  if (a.lse) check_fits(op, {"lse", *a.lse}, keys, {k.size(1), k.size(0)}, 0);
 }
 
-int64_t count_sequences(const char* op, const Tensor& cu_seqlens) {
+int64_t count_sequences(const char* op, const TensorInfo& cu_seqlens) {
   if (cu_seqlens.size(0) == 0) fail(op, "cu_seqlens has shape (0); expected (n + 1)");
   return cu_seqlens.size(0) - 1;
 }
@@ -129,9 +143,10 @@ void check_budgets(const char* op, std::vector<int64_t>& k, std::vector<int64_t>
   }
 }
 
-void check_packed(const char* op, const Tensor* hidden, PackedArguments& a) {
+void check_packed(const char* op, const TensorInfo* hidden, PackedInfo& a) {
   check_group(op, a.group, a.has_cls);
   check_sources(op, a);
+  check_layouts(op, hidden, a);
   check_ranks(op, hidden, a);
   check_dtypes(op, hidden, a);
   check_devices(op, hidden, a);
@@ -142,40 +157,43 @@ void check_packed(const char* op, const Tensor* hidden, PackedArguments& a) {
   check_sizes(op, hidden ? Named{"hidden", *hidden} : Named{"keys", a.keys}, a, T);
   if (a.max_seqlen && *a.max_seqlen < 0) fail(op, "max_seqlen is " + number(*a.max_seqlen) + "; expected at least 0");
   check_budgets(op, a.k, a.m, count_sequences(op, a.cu_seqlens), T, a.has_cls);
+  if (a.queries) a.scale = scale_or_default(a.scale, a.queries->size(2));
 }
 
-void check_carried(const char* op, const Named& x, const Tensor& assignment, const Tensor& cu_seqlens,
-                   std::vector<int64_t>& k, std::vector<int64_t>& m) {
-  const Named a{"assignment", assignment}, cu{"cu_seqlens", cu_seqlens};
+void check_merged(const char* op, const Named& x, const Named& assignment, const TensorInfo& cu_seqlens) {
+  const Named cu{"cu_seqlens", cu_seqlens};
+  check_strided(op, {x, assignment, cu});
   if (x.tensor.dim() < 1) fail(op, std::string(x.name) + " has shape (); expected (T, *)");
-  check_rank(op, a, {{1, "(T)"}});
+  check_rank(op, assignment, {{1, "(T)"}});
   check_rank(op, cu, {{1, "(n + 1)"}});
   check_floating(op, {x});
-  check_dtype(op, a, {ScalarType::Long});
-  check_dtype(op, cu, {ScalarType::Int});
-  check_same_device(op, x, {a, cu});
-  check_budgets(op, k, m, count_sequences(op, cu_seqlens), assignment.size(0), false);
+  check_dtype(op, assignment, {"int64"});
+  check_cu_seqlens_dtype(op, cu_seqlens);
+  check_same_device(op, x, {assignment, cu});
 }
 
 }  // namespace
 
-void check_select_packed(PackedArguments& arguments) { check_packed("select_packed", nullptr, arguments); }
+void check_select_packed(PackedInfo& arguments) { check_packed("select_packed", nullptr, arguments); }
 
-void check_zip_packed(const Tensor& hidden, PackedArguments& arguments) {
+void check_zip_packed(const TensorInfo& hidden, PackedInfo& arguments) {
   check_packed("zip_packed", &hidden, arguments);
 }
 
-void check_merge_packed(const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens, std::vector<int64_t>& k,
-                        std::vector<int64_t>& m) {
+void check_merge_packed(const TensorInfo& x, const TensorInfo& assignment, const TensorInfo& cu_seqlens,
+                        std::vector<int64_t>& k, std::vector<int64_t>& m) {
   const char* op = "merge_packed";
-  check_carried(op, {"x", x}, assignment, cu_seqlens, k, m);
-  check_fits(op, {"assignment", assignment}, {"x", x}, {x.size(0)});
+  const Named merged{"x", x}, a{"assignment", assignment};
+  check_merged(op, merged, a, cu_seqlens);
+  check_fits(op, a, merged, {x.size(0)});
+  check_budgets(op, k, m, count_sequences(op, cu_seqlens), x.size(0), false);
 }
 
-void check_merge_packed_backward(const Tensor& grad, const Tensor& assignment, const Tensor& cu_seqlens,
+void check_merge_packed_backward(const TensorInfo& grad, const TensorInfo& assignment, const TensorInfo& cu_seqlens,
                                  std::vector<int64_t>& k, std::vector<int64_t>& m) {
   const char* op = "merge_packed_backward";
-  check_carried(op, {"grad", grad}, assignment, cu_seqlens, k, m);
+  check_merged(op, {"grad", grad}, {"assignment", assignment}, cu_seqlens);
+  check_budgets(op, k, m, count_sequences(op, cu_seqlens), assignment.size(0), false);
   int64_t rows = 0;
   for (size_t i = 0; i < k.size(); i++) rows += k[i] + m[i];
   if (grad.size(0) == rows) return;

@@ -11,7 +11,7 @@ from support.bad_input import FLOATS, BadCall, changed
 from support.inputs import CARRYING, DECIDING, OPS, ZIPPING, Call, Shape, dtype_name, random_call
 
 import visionzip_ext
-from visionzip_ext._checks import batch as _checks
+from visionzip_ext._registration.checks import check
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 
@@ -47,6 +47,7 @@ def _misfit(name: str, shape: str, base: str, base_shape: str, expected: str) ->
 
 def _ranks() -> list[Bad]:
     keys, attn = "(B, S, D) or (B, H, S, D)", "(B, S), (B, H, S) or (B, H, S, S)"
+    split = "unflatten(2, (H, D)).transpose(1, 2) of (B, S, H * D)"
     rows = []
     for op in ZIPPING:
         rows += [
@@ -63,8 +64,10 @@ def _ranks() -> list[Bad]:
         ]
     for op in QK:
         rows += [
-            Bad(op, {"queries": (2, 10, 8)}, "queries has shape (2, 10, 8); expected (B, H, S, D)"),
-            Bad(op, {"keys": (2, 10, 8)}, "keys has shape (2, 10, 8); expected (B, H, S, D)"),
+            Bad(op, {"queries": (2, 10, 8)}, f"queries has shape (2, 10, 8); expected (B, H, S, D): queries.{split}"),
+            Bad(op, {"keys": (2, 10, 8)}, f"keys has shape (2, 10, 8); expected (B, H, S, D): keys.{split}"),
+            Bad(op, {"queries": (10, 8)}, "queries has shape (10, 8); expected (B, H, S, D)"),
+            Bad(op, {"keys": (1, 2, 2, 10, 4)}, "keys has shape (1, 2, 2, 10, 4); expected (B, H, S, D)"),
             Bad(op, {"lse": (2, 10)}, "lse has shape (2, 10); expected (B, H, S)"),
             Bad(op, {"lse": (2, 2, 10, 1)}, "lse has shape (2, 2, 10, 1); expected (B, H, S)"),
         ]
@@ -96,7 +99,7 @@ def _misfits() -> list[Bad]:
         ((3, 10, 4), "(2, 10, D)"),
         ((2, 11, 4), "(2, 10, D)"),
         ((1, 2, 10, 4), "(2, H, 10, D)"),
-        ((2, 10, 2, 4), "(2, H, 10, D)"),
+        ((2, 10, 2, 4), "(2, H, 10, D): keys.transpose(1, 2) fits"),
         ((2, 0, 10, 4), "(2, H, 10, D)"),
     ):
         rows.append(Bad("zip", {"keys": shape}, _misfit("keys", str(shape), "hidden", "(2, 10, 6)", expected)))
@@ -105,7 +108,13 @@ def _misfits() -> list[Bad]:
     for shape in ((3, 2, 10, 4), (2, 2, 11, 4), (2, 0, 10, 4)):
         words = _misfit("queries", str(shape), "hidden", "(2, 10, 6)", "(2, H, 10, D)")
         rows.append(Bad("zip_qk", {"queries": shape}, words))
+    words = _misfit("queries", "(2, 10, 2, 4)", "hidden", "(2, 10, 6)", "(2, H, 10, D): queries.transpose(1, 2) fits")
+    rows.append(Bad("zip_qk", {"queries": (2, 10, 2, 4)}, words))
     for op in QK:
+        base = ("queries", "(2, 2, 10, 4)")
+        keys = _misfit("keys", "(2, 10, 2, 4)", *base, "(2, 2, 10, 4): keys.transpose(1, 2) fits")
+        lse = _misfit("lse", "(2, 10, 2)", *base, "(2, 2, 10): lse.transpose(1, 2) fits")
+        rows += [Bad(op, {"keys": (2, 10, 2, 4)}, keys), Bad(op, {"lse": (2, 10, 2)}, lse)]
         for shape in ((3, 2, 10, 4), (2, 1, 10, 4), (2, 2, 9, 4), (2, 2, 10, 5)):
             words = _misfit("keys", str(shape), "queries", "(2, 2, 10, 4)", "(2, 2, 10, 4)")
             rows.append(Bad(op, {"keys": shape}, words))
@@ -186,6 +195,10 @@ def _budgets() -> list[Bad]:
         ]
     rows += [Bad("merge", {"k": k, "m": m}, words(k, m, 0)) for k, m in ((-1, 2), (0, 0), (3, -1), (6, 5))]
     rows += [Bad("merge_backward", {"k": k, "m": m}, words(k, m, 0)) for k, m in ((-1, 2), (0, 0), (3, -1), (6, 5))]
+    # Nothing but the budget shows that all of them are (B, S, H, D).
+    swapped = {"queries": (2, 10, 2, 4), "keys": (2, 10, 2, 4), "lse": (2, 10, 2)}
+    hint = ": queries and keys are (B, H, S, D); transpose(1, 2) makes them of (B, S, H, D)"
+    rows.append(Bad("select_qk", swapped, words(3, 2, 1, tokens=2) + hint))
     empty = {"hidden": (2, 0, 6), "keys": (2, 0, 4), "attn": (2, 0)}
     rows.append(Bad("zip", empty, words(3, 2, 1, tokens=0)))
     return rows
@@ -221,11 +234,7 @@ def test_dispatched_backend(dispatched_backend, bad):
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
 def test_checks_of_fake_tensors_and_reference(bad):
-    def check(call):
-        kwargs = {name: value for name, value in call.kwargs.items() if name != "scale"}
-        getattr(_checks, f"check_{bad.op}")(*call.args, **kwargs)
-
-    bad.raises(check)
+    bad.raises(lambda call: check(call.op, call.args, call.kwargs))
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
@@ -278,10 +287,37 @@ def test_no_strided_tensor(rng, op, kind):
     bad_input.check_no_strided_tensor(random_call(op, rng, GOOD, lse=True), kind, ("lse",))
 
 
-def test_nothing_in_the_place_of_hidden():
-    """Autograd passes it on to the checks."""
-    with pytest.raises(RuntimeError, match="visionzip::merge: x has shape "):
-        torch.ops.visionzip.merge(None, torch.zeros(1, 4, dtype=torch.int64), 1, 1)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", bad_input.REACHING_THE_OPERATOR)
+@pytest.mark.parametrize("op", OPS)
+def test_no_strided_tensor_through_torch_ops(rng, op, kind):
+    call = random_call(op, rng, GOOD, lse=True)
+    bad_input.check_no_strided_tensor(call, kind, ("lse",), bad_input.torch_ops)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_tensor_at_all_through_torch_ops(rng, op):
+    call = random_call(op, rng, GOOD).with_each(lambda x: None)
+    first = next(iter(call.tensors))
+    with pytest.raises(RuntimeError, match=f"visionzip::{op}: {first} is None; expected a strided tensor"):
+        bad_input.torch_ops(call)
+
+
+@pytest.mark.parametrize("made", bad_input.INTEGERS.values(), ids=bad_input.INTEGERS)
+@pytest.mark.parametrize("op", [op for op in OPS if op != "merge_backward"])
+def test_k_and_m_are_integers_of_any_kind(rng, op, made):
+    call = random_call(op, rng, GOOD)
+    same = bad_input.function(replace(call, k=made(call.k), m=made(call.m)))
+    torch.testing.assert_close(same, bad_input.function(call), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("number", "words"), bad_input.NO_INTEGERS, ids=repr)
+@pytest.mark.parametrize("name", ["k", "m"])
+@pytest.mark.parametrize("op", [op for op in OPS if op != "merge_backward"])
+def test_k_and_m_are_integers(rng, op, name, number, words):
+    with pytest.raises(RuntimeError) as caught:
+        bad_input.function(replace(random_call(op, rng, GOOD), **{name: number}))
+    assert str(caught.value) == f"visionzip::{op}: {name} is {words}"
 
 
 @pytest.mark.parametrize("has_cls", [None, 1, "yes"])

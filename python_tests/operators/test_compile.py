@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +66,49 @@ def test_one_graph_for_every_batch_and_length(dispatched_backend, rng, op, has_c
 def test_one_graph_for_every_budget(dispatched_backend, rng, op):
     shapes = [Shape(B=2, S=41, C=20, H=3, D=16, k=k, m=m) for k, m in ((7, 5), (9, 4), (20, 11))]
     check_one_graph(op, dispatched_backend, [random_call(op, rng, shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_compiled_graph_of_good_sizes_says_what_is_wrong_with_others(dispatched_backend, rng, op):
+    """Nothing is guarded, and the kernel checks: no other compilation, and the words of an eager call."""
+    good = random_call(op, rng, Shape(B=2, S=41, C=20, H=3, D=16, k=7, m=5)).moved(dispatched_backend)
+    compiled = torch.compile(getattr(torch.ops.visionzip, op), fullgraph=True, dynamic=True, backend="aot_eager")
+    torch._dynamo.reset()
+    compiled(*good.args, **good.kwargs)
+    bad = replace(good, k=40)
+    with (
+        torch.compiler.set_stance("fail_on_recompile"),
+        pytest.raises(RuntimeError, match=f"visionzip::{op}: k = 40 and m = 5 do not fit S = 41 tokens"),
+    ):
+        compiled(*bad.args, **bad.kwargs)
+
+
+@pytest.mark.parametrize("op", ZIPPING)
+def test_sizes_that_no_trace_knows(rng, op):
+    """How many images there are, and k, come out of tensors."""
+    call = random_call(op, rng, SMALL)
+
+    class Module(torch.nn.Module):
+        def forward(self, chosen, k, tensors):
+            images = chosen.nonzero().squeeze(1)
+            own = [x[images] for x in tensors]
+            return getattr(torch.ops.visionzip, op)(*own, k.item(), call.m, **call.kwargs)
+
+    args = (torch.tensor([True, False, True]), torch.tensor(call.k), list(call.tensors.values()))
+    exported = torch.export.export(Module(), args).module()
+    torch.testing.assert_close(exported(*args), Module()(*args), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match=f"visionzip::{op}: k = 40 and m = 5 do not fit S = 41 tokens"):
+        exported(args[0], torch.tensor(40), args[2])
+
+
+@pytest.mark.parametrize("name", [name for name in visionzip_ext.__all__ if hasattr(torch.ops.visionzip, name)])
+def test_keywords_of_functions_are_those_of_the_schemas(name):
+    """With the same defaults, so that a call means the same on both ways."""
+    schema = getattr(torch.ops.visionzip, name).default._schema.arguments
+    of_schema = {argument.name: argument.default_value for argument in schema if argument.kwarg_only}
+    parameters = inspect.signature(getattr(visionzip_ext, name)).parameters
+    of_function = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert of_function == of_schema
 
 
 def test_the_functions_compile_to_their_named_tuples(rng):

@@ -22,7 +22,7 @@ from support.packed import (
 )
 
 import visionzip_ext
-from visionzip_ext._checks import packed as _packed_checks
+from visionzip_ext._registration.checks import check
 
 GOOD = Mix((10, 6), (3, 2), (2, 1), C=6, H=2, D=4)  # T = 16
 DECIDING = ZIPPING_PACKED + DECIDING_PACKED
@@ -62,7 +62,6 @@ def _sources() -> list[Bad]:
         rows += [
             Bad(op, {"scores": scores}, "queries and scores are both given; expected one of them"),
             Bad(op, {"queries": None}, "neither queries nor scores is given; expected one of them"),
-            Bad(op, {"scale": None}, "queries is given without scale; expected both"),
             Bad(op, {"scale": 0.5}, "scale is given with scores; expected it with queries only", "scores"),
             Bad(op, {"lse": torch.zeros(2, 16)}, "lse is given with scores; expected it with queries only", "scores"),
             Bad(op, {"group": 0}, "group is 0; expected 1 to 65536"),
@@ -78,14 +77,16 @@ def _sources() -> list[Bad]:
 
 
 def _ranks() -> list[Bad]:
+    split = "unflatten(1, (H, D)) of (T, H * D)"
     rows = [
         Bad("zip_packed", {"hidden": (16,)}, "hidden has shape (16); expected (T, C)"),
         Bad("zip_packed", {"hidden": (1, 16, 6)}, "hidden has shape (1, 16, 6); expected (T, C)"),
     ]
     for op in DECIDING:
         rows += [
-            Bad(op, {"keys": (16, 8)}, "keys has shape (16, 8); expected (T, H, D)"),
-            Bad(op, {"queries": (16, 8)}, "queries has shape (16, 8); expected (T, H, D)"),
+            Bad(op, {"keys": (16, 8)}, f"keys has shape (16, 8); expected (T, H, D): keys.{split}"),
+            Bad(op, {"queries": (16, 8)}, f"queries has shape (16, 8); expected (T, H, D): queries.{split}"),
+            Bad(op, {"queries": (1, 2, 16, 4)}, "queries has shape (1, 2, 16, 4); expected (T, H, D)"),
             Bad(op, {"lse": (32,)}, "lse has shape (32); expected (H, T)"),
             Bad(op, {"keys": (16,)}, "keys has shape (16); expected (T, D) or (T, H, D)", "scores"),
             Bad(op, {"scores": (1, 16)}, "scores has shape (1, 16); expected (T)", "scores"),
@@ -121,6 +122,11 @@ def _misfits() -> list[Bad]:
             {"assignment": (15,)},
             "assignment has shape (15), which does not fit x of shape (16, 6); expected (16)",
         ),
+        Bad(  # and not k and m, which have no room in it
+            "merge_packed",
+            {"assignment": (3,)},
+            "assignment has shape (3), which does not fit x of shape (16, 6); expected (16)",
+        ),
         Bad(
             "merge_packed_backward",
             {"grad": (9, 6)},
@@ -132,7 +138,12 @@ def _misfits() -> list[Bad]:
             Bad(op, {"queries": (16, 2, 5)}, f"queries has shape (16, 2, 5), {keys}; expected (16, 2, 4)"),
             Bad(op, {"queries": (16, 1, 4)}, f"queries has shape (16, 1, 4), {keys}; expected (16, 2, 4)"),
             Bad(op, {"lse": (2, 15)}, f"lse has shape (2, 15), {keys}; expected (2, 16)"),
-            Bad(op, {"lse": (16, 2)}, f"lse has shape (16, 2), {keys}; expected (2, 16)"),
+            Bad(op, {"lse": (16, 2)}, f"lse has shape (16, 2), {keys}; expected (2, 16): lse.transpose(0, 1) fits"),
+            Bad(
+                op,
+                {"queries": (2, 16, 4)},
+                f"queries has shape (2, 16, 4), {keys}; expected (16, 2, 4): queries.transpose(0, 1) fits",
+            ),
             Bad(op, {"scores": (17,)}, f"scores has shape (17), {keys}; expected (16)", "scores"),
         ]
     return rows
@@ -152,9 +163,12 @@ def _dtypes() -> list[Bad]:
             *(Bad(op, {"lse": dtype}, f"lse has dtype {name}; expected float32") for op in DECIDING),
             *(Bad(op, {"assignment": dtype}, f"assignment has dtype {name}; expected int64") for op in CARRYING_PACKED),
         ]
-    for dtype in (torch.int64, torch.float32):
-        words = f"cu_seqlens has dtype {dtype_name(dtype)}; expected int32"
-        rows += [Bad(op, {"cu_seqlens": dtype}, words) for op in PACKED_OPS]
+    for op in PACKED_OPS:
+        wide = "cu_seqlens has dtype int64; expected int32: cu_seqlens.int(), as the functions of visionzip_ext do"
+        rows += [
+            Bad(op, {"cu_seqlens": torch.float32}, "cu_seqlens has dtype float32; expected int32"),
+            Bad(op, {"cu_seqlens": torch.int64}, wide),
+        ]
     return rows
 
 
@@ -225,7 +239,11 @@ TABLE = WITHOUT_VALUES + _values()
 ON_ONE_DEVICE = [bad for bad in WITHOUT_VALUES if bad not in _devices()]
 
 
-@pytest.mark.parametrize("bad", [bad for bad in TABLE if bad.op != "merge_packed_backward"], ids=str)
+def _of_a_function(bad: Bad) -> bool:
+    return bad.op != "merge_packed_backward" and bad.change.get("cu_seqlens") is not torch.int64
+
+
+@pytest.mark.parametrize("bad", [bad for bad in TABLE if _of_a_function(bad)], ids=str)
 def test_function(bad):
     bad.raises(bad_input.function)
 
@@ -237,7 +255,7 @@ def test_torch_ops(bad):
 
 @pytest.mark.parametrize("bad", WITHOUT_VALUES, ids=str)
 def test_checks_of_fake_tensors_and_reference(bad):
-    bad.raises(lambda call: getattr(_packed_checks, f"check_{call.op}")(*call.args, **call.kwargs))
+    bad.raises(lambda call: check(call.op, call.args, call.kwargs))
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=str)
@@ -313,6 +331,12 @@ def test_numbers_from_anything_that_yields_ints(make):
     torch.testing.assert_close(made, visionzip_ext.select_packed(*call.args, **call.kwargs), rtol=0, atol=0)
 
 
+# One of them is a list of one number here; those beyond 64 bits have words of their own.
+NO_SMALL_INTEGERS = [
+    (number, words) for number, words in bad_input.NO_INTEGERS if "64 bits" not in words and "[3]" not in words
+]
+
+
 @pytest.mark.parametrize(
     ("k", "words"),
     [
@@ -323,16 +347,76 @@ def test_numbers_from_anything_that_yields_ints(make):
         ([3.0, 2.0], "[3.0, 2.0] of type list"),
         (np.array([3.0, 2.0]), "array([3., 2.]) of type ndarray"),
         ("32", "'32' of type str"),
-        (None, "None of type NoneType"),
+        (None, "None"),
+        ([True, True], "[True, True] of type list"),
+        (torch.tensor([True, True]), "a tensor of dtype bool and shape (2,) on cpu"),
+        *((number, words.split(";")[0]) for number, words in NO_SMALL_INTEGERS if words != "None"),
     ],
+    ids=str,
 )
 @pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
 def test_numbers_that_are_no_ints(op, k, words):
     call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD)
     with pytest.raises(RuntimeError) as caught:
         getattr(visionzip_ext, op)(*call.args[:-2], k, [2, 1], **call.kwargs)
-    expected = "an int, a list of ints, or a tensor (n,) of int64 or int32 on the CPU"
+    expected = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
     assert str(caught.value) == f"visionzip::{op}: k is {words}; expected {expected}"
+
+
+@pytest.mark.parametrize("made", bad_input.INTEGERS.values(), ids=bad_input.INTEGERS)
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
+def test_one_number_of_any_kind(op, made):
+    call = random_packed_call(op, torch.Generator().manual_seed(0), Mix((10, 6), (3, 3), (2, 2), C=6, H=2, D=4))
+    same = getattr(visionzip_ext, op)(*call.args[:-2], made(3), made(2), **call.kwargs)
+    torch.testing.assert_close(same, bad_input.function(call), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
+def test_a_number_beyond_64_bits(op, number):
+    call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD)
+    with pytest.raises(
+        RuntimeError, match=rf"visionzip::{op}: k is \[3, {number}\] of type list; expected integers of 64"
+    ):
+        getattr(visionzip_ext, op)(*call.args[:-2], [3, number], [2, 1], **call.kwargs)
+
+
+@pytest.mark.parametrize(("number", "words"), [row for row in bad_input.NO_INTEGERS if row[0] is not None], ids=repr)
+@pytest.mark.parametrize("name", ["group", "max_seqlen"])
+@pytest.mark.parametrize("op", DECIDING)
+def test_group_and_max_seqlen_are_integers(op, name, number, words):
+    call = Bad(op, {}, "").call()
+    call.options[name] = number
+    with pytest.raises(RuntimeError) as caught:
+        bad_input.function(call)
+    assert str(caught.value) == f"visionzip::{op}: {name} is {words}"
+
+
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
+def test_cu_seqlens_of_int64(op):
+    """As cumsum makes them."""
+    call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD)
+    wide = call.with_tensors(cu_seqlens=call.tensors["cu_seqlens"].long())
+    torch.testing.assert_close(bad_input.function(wide), bad_input.function(call), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("starts", [[0, 10, 2**32 + 16], [-(2**32), 10, 16], [0, 2**32 + 10, 16]], ids=str)
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed", "merge_packed"])
+def test_cu_seqlens_that_would_fit_into_int32_by_wrapping(op, starts):
+    call = random_packed_call(op, torch.Generator().manual_seed(0), GOOD, bounded=False)
+    with pytest.raises(
+        RuntimeError, match=rf"visionzip::{op}: cu_seqlens\[\d\] is (-1|2147483647|16 after 2147483647);"
+    ):
+        bad_input.function(call.with_tensors(cu_seqlens=torch.tensor(starts)))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", bad_input.REACHING_THE_OPERATOR)
+@pytest.mark.parametrize("source", ["lse", "scores"])
+@pytest.mark.parametrize("op", PACKED_OPS)
+def test_no_strided_tensor_through_torch_ops(rng, op, source, kind):
+    call = random_packed_call(op, rng, GOOD, source=source)
+    bad_input.check_no_strided_tensor(call, kind, ("queries", "scores", "lse"), bad_input.torch_ops)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested tensors")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from support import oracle
 from support.inputs import CARRYING, DECIDING, OPS, SHAPES, SMALL, Shape, random_call, random_keys
+from support.packed import Mix, random_packed_call
 
 from visionzip_ext import reference
 from visionzip_ext._registration import fallback as _fallback
@@ -95,10 +97,29 @@ def test_chunks_of_queries_are_invisible(rng, monkeypatch):
             torch.testing.assert_close(other, scores[0])
 
 
+@pytest.mark.parametrize("D", [16, 24, 0])
+@pytest.mark.parametrize("op", ["zip_qk", "select_qk"])
+def test_the_default_scale(backend, rng, op, D):
+    """D ** -0.5, to the last bit."""
+    call = random_call(op, rng, Shape(B=2, S=41, C=20, H=3, D=D, k=7, m=5))
+    without = replace(call, options={name: x for name, x in call.options.items() if name != "scale"})
+    for own, given in zip(without.on(backend), call.on(backend), strict=True):
+        assert torch.equal(own, given)
+
+
+@pytest.mark.parametrize("D", [16, 24])
+@pytest.mark.parametrize("op", ["zip_packed", "select_packed"])
+def test_the_default_scale_of_packed_images(backend, rng, op, D):
+    call = random_packed_call(op, rng, Mix((41, 7, 30), (7, 3, 9), (5, 2, 4), D=D))
+    without = replace(call, options={name: x for name, x in call.options.items() if name != "scale"})
+    for own, given in zip(without.on(backend), call.on(backend), strict=True):
+        assert torch.equal(own, given)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_devices_without_a_kernel_take_the_reference(rng, op):
     """The fallback adds checks, and gives what the reference gives."""
     call = random_call(op, rng, SMALL)
-    fallback = getattr(_fallback, f"_{op}")(*call.args, **call.kwargs)
+    fallback = _fallback.KERNELS[op](*call.args, **call.kwargs)
     direct = call.through(reference)
     torch.testing.assert_close(fallback, direct)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.inputs import OperatorCall
@@ -62,15 +63,51 @@ NO_STRIDED_TENSORS = {
 """What may come in the place of a strided tensor: how it is made of one, and the words for it."""
 
 
-def check_no_strided_tensor(call: OperatorCall, kind: str, optional: tuple[str, ...]) -> None:
-    """In the place of any tensor it is named by the public function; of these, None leaves one out."""
+REACHING_THE_OPERATOR = ("None", "coo", "csr", "mkldnn")
+"""Those that torch passes on to an operator; of the others it speaks itself."""
+
+
+def check_no_strided_tensor(
+    call: OperatorCall,
+    kind: str,
+    optional: tuple[str, ...],
+    way_in: Callable[[OperatorCall], Any] | None = None,
+) -> None:
+    """In the place of any tensor it is named, by the public function unless said otherwise.
+
+    Of the tensors in `optional`, None leaves one out.
+    """
     make, words = NO_STRIDED_TENSORS[kind]
     for name, x in call.tensors.items():
         if kind == "None" and name in optional:
             continue
         with pytest.raises(RuntimeError) as caught:
-            function(call.with_tensors(**{name: make(x)}))
+            (way_in or function)(call.with_tensors(**{name: make(x)}))
         assert str(caught.value) == f"visionzip::{call.op}: {name} is {words}; expected a strided tensor"
+
+
+INTEGERS = {
+    "numpy": np.int32,
+    "numpy-0d": np.array,
+    "tensor": torch.tensor,
+    "tensor-int16": lambda number: torch.tensor(number, dtype=torch.int16),
+}
+"""What makes of an int something else that is one."""
+
+NO_INTEGERS = [
+    (3.0, "3.0 of type float; expected an integer"),
+    (True, "True of type bool; expected an integer"),
+    (np.bool_(True), f"{np.bool_(True)!r} of type {np.bool_.__name__}; expected an integer"),
+    (np.float32(3), f"{np.float32(3)!r} of type float32; expected an integer"),
+    (torch.tensor(3.5), "tensor(3.5000) of type Tensor; expected an integer"),
+    (torch.tensor(True), "tensor(True) of type Tensor; expected an integer"),
+    (torch.tensor([3]), "tensor([3]) of type Tensor; expected an integer"),
+    ("3", "'3' of type str; expected an integer"),
+    (None, "None; expected an integer"),
+    (2**63, "9223372036854775808 of type int; expected an integer of 64 bits"),
+    (-(2**63) - 1, "-9223372036854775809 of type int; expected an integer of 64 bits"),
+]
+"""What is none, and the words for it."""
 
 
 def changed(x: Tensor, value: Any) -> Tensor:
@@ -96,7 +133,7 @@ def torch_ops(call: OperatorCall) -> Any:
 
 def fallback(call: OperatorCall) -> Any:
     """What serves devices without a kernel."""
-    return getattr(_fallback, f"_{call.op}")(*call.args, **call.kwargs)
+    return _fallback.KERNELS[call.op](*call.args, **call.kwargs)
 
 
 def meta_tensors(call: OperatorCall) -> Any:

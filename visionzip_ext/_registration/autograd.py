@@ -153,7 +153,8 @@ def _register(name: str, make_differentiable: Callable[..., Any] | None) -> None
             with torch_private.below_autograd():
                 return op.redispatch(keyset & after_autograd, *args, **kwargs)
 
-        if make_differentiable is None or not (args[0].requires_grad or has_tangent):
+        # None, which torch lets through, is refused by the checks.
+        if make_differentiable is None or args[0] is None or not (args[0].requires_grad or has_tangent):
             return forward_op()
         return make_differentiable(forward_op, args, kwargs.get("merge", "residual"))
 

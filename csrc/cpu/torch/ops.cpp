@@ -130,11 +130,13 @@ ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int6
   return run_zip(describe(keys, attn, k, m, has_cls), hidden, k + m, mode);
 }
 
-ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
-                 bool has_cls, const std::string& merge, const std::optional<Tensor>& lse) {
+ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m,
+                 std::optional<double> scale, bool has_cls, const std::string& merge,
+                 const std::optional<Tensor>& lse) {
   const MergeMode mode = parse_merge("zip_qk", merge);
   check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
-  return run_zip(describe_qk(queries, keys, k, m, scale, has_cls, lse), hidden, k + m, mode);
+  return run_zip(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse), hidden,
+                 k + m, mode);
 }
 
 Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
@@ -142,10 +144,10 @@ Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bo
   return run_select(describe(keys, attn, k, m, has_cls));
 }
 
-Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-                   const std::optional<Tensor>& lse) {
+Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, std::optional<double> scale,
+                   bool has_cls, const std::optional<Tensor>& lse) {
   check_select_qk(queries, keys, k, m, has_cls, lse);
-  return run_select(describe_qk(queries, keys, k, m, scale, has_cls, lse));
+  return run_select(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse));
 }
 
 Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {

@@ -146,11 +146,13 @@ ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int6
   return run_zip(describe("zip", keys, attn, k, m, has_cls), hidden, mode);
 }
 
-ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
-                 bool has_cls, const std::string& merge, const std::optional<Tensor>& lse) {
+ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m,
+                 std::optional<double> scale, bool has_cls, const std::string& merge,
+                 const std::optional<Tensor>& lse) {
   const MergeMode mode = parse_merge("zip_qk", merge);
   check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
-  return run_zip(describe_qk("zip_qk", queries, keys, k, m, scale, has_cls, lse), hidden, mode);
+  return run_zip(describe_qk("zip_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse),
+                 hidden, mode);
 }
 
 Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
@@ -158,10 +160,11 @@ Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bo
   return run_select(describe("select", keys, attn, k, m, has_cls));
 }
 
-Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-                   const std::optional<Tensor>& lse) {
+Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, std::optional<double> scale,
+                   bool has_cls, const std::optional<Tensor>& lse) {
   check_select_qk(queries, keys, k, m, has_cls, lse);
-  return run_select(describe_qk("select_qk", queries, keys, k, m, scale, has_cls, lse));
+  return run_select(
+      describe_qk("select_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse));
 }
 
 }  // namespace

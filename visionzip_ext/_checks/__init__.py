@@ -1,1 +1,0 @@
-"""What the operators require of their arguments."""
