@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: time this library's operators beside the released implementation's recipe."""
+"""`python -m benchmarks`: time this library's operators beside PyTorch's best form and beside memory."""
 
 from __future__ import annotations
 

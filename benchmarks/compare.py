@@ -1,10 +1,11 @@
 """`python -m benchmarks.compare OLD.json NEW.json`: whether any case became slower, by ratios of each file's own run.
 
-A time alone says little, as machines differ; so each timing of ours is divided by yardsticks of its own run: the copy
-of the same bytes (the fraction of the roofline) and the compiled recipe in a CUDA graph; where neither was measured, as
-on a CPU, the recipe. A ratio that falls by more than the limit and the noise of the four medians that make it up is a
-regression, and a single one fails. So does a case that is missing, wrong, or too noisy to be judged. Whole encoders are
-judged likewise, by the released way's time and by its memory.
+A time alone says little, as machines differ; so each timing of ours is divided by yardsticks of its own run: a read
+or a copy of the same bytes (the fraction of the roofline), and the strongest form of the same steps in PyTorch, which
+is the one that was fastest in the old run; where there is neither, the released steps. A ratio that falls by more
+than the limit and the noise of the four medians that make it up is a regression, and a single one fails. So does a
+case that is missing, wrong, or too noisy to be judged. Whole encoders are judged likewise, by the released way's time
+and by its memory.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.providers import OURS
+from benchmarks.providers import OURS, STRONGEST, YARDSTICKS
 from benchmarks.report import LEAST_RIGHT
 from benchmarks.terminal import Table, Terminal
 
 LIMIT = 0.10
-YARDSTICKS = ("copy", "compiled-graph")
-LAST_YARDSTICK = "recipe"
+LAST_YARDSTICK = "released"
 ENCODER_YARDSTICK = "released"
 
 FAILING = ("worse", "too noisy", "missing", "failed", "wrong")
@@ -44,7 +44,7 @@ class Verdict:
     word: str = "same"
     """One of FAILING; or same, better or new."""
     old: float | None = None
-    """How many times as fast as the yardstick: for `copy`, the fraction of the roofline."""
+    """How many times as fast as the yardstick: for `read` and `copy`, the fraction of the roofline."""
     new: float | None = None
     noise: float = 0.0
     """By how much the change may be wrong."""
@@ -92,7 +92,7 @@ def _compare_provider(case: str, provider: str, old: Json, new: Json, limit: flo
     if timings[provider]["rows_right"] < LEAST_RIGHT:
         yield Verdict(case, provider, word="wrong")
         return
-    yardsticks = [name for name in YARDSTICKS if name in old["seconds"]] or [LAST_YARDSTICK]
+    yardsticks = _yardsticks(old["seconds"]) or [LAST_YARDSTICK]
     if not any(name in old["seconds"] for name in yardsticks):
         yield Verdict(case, provider, LAST_YARDSTICK, word="missing")
     for yardstick in yardsticks:
@@ -100,6 +100,12 @@ def _compare_provider(case: str, provider: str, old: Json, new: Json, limit: flo
             yield _compare_ratio(case, provider, yardstick, old["seconds"], timings, limit)
         elif yardstick in old["seconds"]:
             yield Verdict(case, provider, yardstick, word="missing")
+
+
+def _yardsticks(timings: Json) -> list[str]:
+    """What was measured of memory, and PyTorch's fastest."""
+    strongest = sorted((name for name in STRONGEST if name in timings), key=lambda name: timings[name]["median"])
+    return [*(name for name in YARDSTICKS if name in timings), *strongest[:1]]
 
 
 def _timing(seconds: list[float]) -> Json:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from benchmarks import pytorch_forms
 from benchmarks.cases import BUDGETS, DTYPES, Case
-from benchmarks.providers import recipe
 from visionzip_ext import VisionZipEncoder
 from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack
 
@@ -48,7 +48,7 @@ class EncoderCase:
         return f"encoder/{self.model}/B{self.tiles}/k{self.k}-m{self.m}/{dtype}"
 
     def compression(self, tiles: int) -> Case:
-        """What is left for the recipe to do once the encoder has run."""
+        """What is left for the released steps to do once the encoder has run."""
         tokens = (self.image_size // self.patch) ** 2 + 1
         sizes = {"B": tiles, "S": tokens, "C": self.channels, "H": self.heads, "D": self.channels // self.heads}
         return Case(model=self.model, op="zip", k=self.k, m=self.m, dtype=self.dtype, **sizes)
@@ -100,7 +100,7 @@ def ours(case: EncoderCase, model: CLIPVisionModel) -> EncoderCall:
 
 
 def released(case: EncoderCase, model: CLIPVisionModel) -> EncoderCall:
-    """The released implementation's way: eager attention, all matrices and states of all layers; then its recipe."""
+    """The released implementation's way: eager attention, all matrices and states of all layers; then its steps."""
     model = twin_of(model)
     model.set_attn_implementation("eager")
     keys: list[Tensor] = []
@@ -114,7 +114,7 @@ def released(case: EncoderCase, model: CLIPVisionModel) -> EncoderCall:
             "keys": keys.pop().unflatten(2, (case.heads, -1)).transpose(1, 2),
             "attn": outputs.attentions[LAYER],
         }
-        return recipe(case.compression(len(pixels)), inputs)
+        return pytorch_forms.released(case.compression(len(pixels)), inputs)
 
     return call
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.providers import YARDSTICKS
+
 COLORS = {
     "ours": "#63b3ed",
     "ours-graph": "#1b6ca8",
-    "recipe": "#c05621",
+    "released": "#c05621",
     "compiled": "#dd8a3c",
     "compiled-graph": "#ecc07e",
     "copy": "#8a8a8a",
     "ours-lse": "#4fd1c5",
-    "by-heads": "#975a16",
+    "best-eager": "#975a16",
+    "read": "#8a8a8a",
     "sdpa": "#805ad5",
 }
 
@@ -27,12 +30,12 @@ def draw(results: dict[str, Any], path: Path) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "no plot: matplotlib is not installed"
-    has_roofline = any("copy" in case["ratios"] for case in cases)
-    figure = Figure(figsize=(15 if has_roofline else 10, 1.5 + 0.45 * len(cases)), layout="constrained")
-    axes = figure.subplots(1, 2 if has_roofline else 1, sharey=True, squeeze=False)[0]
+    rooflines = {name for case in cases for name in YARDSTICKS if name in case["ratios"]}
+    figure = Figure(figsize=(15 if rooflines else 10, 1.5 + 0.45 * len(cases)), layout="constrained")
+    axes = figure.subplots(1, 2 if rooflines else 1, sharey=True, squeeze=False)[0]
     _draw_times(axes[0], cases)
-    if has_roofline:
-        _draw_fractions(axes[1], cases)
+    for name in rooflines:  # one: a device has one
+        _draw_fractions(axes[1], cases, name)
     figure.suptitle(f"{results['environment']['device']}, torch {results['environment']['torch']}")
     figure.savefig(path, dpi=120)
     return f"drawn in {path}"
@@ -60,11 +63,10 @@ def _draw_times(axes: Any, cases: list[dict[str, Any]]) -> None:
     axes.legend(loc="upper right", fontsize="small")
 
 
-def _draw_fractions(axes: Any, cases: list[dict[str, Any]]) -> None:
-    """This library's share of the bandwidth of a copy of the same bytes."""
-    axes.barh(
-        range(len(cases)), [100 * case["ratios"].get("copy", 0) for case in cases], 0.6, color=COLORS["ours-graph"]
-    )
+def _draw_fractions(axes: Any, cases: list[dict[str, Any]], roofline: str) -> None:
+    """This library's share of the bandwidth of a read or a copy of the same bytes."""
+    fractions = [100 * case["ratios"].get(roofline, 0) for case in cases]
+    axes.barh(range(len(cases)), fractions, 0.6, color=COLORS["ours-graph"])
     axes.axvline(100, color="black", linewidth=1)
-    axes.set_xlabel("percent of the bandwidth of a copy of the same bytes")
+    axes.set_xlabel(f"percent of the bandwidth of a {roofline} of the same bytes")
     axes.grid(axis="x", alpha=0.3)

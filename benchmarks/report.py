@@ -7,26 +7,30 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.providers import OURS
+from benchmarks.providers import OURS, YARDSTICKS
 from benchmarks.runner import Result, Settings, Timing
 from benchmarks.terminal import Table
 
 LEAST_RIGHT = 0.75
 """A near tie that float32 decides otherwise than float64 may move the targets of an image, not most of its tokens."""
 
-ROOFLINE = "copy"
 
-
-def summary(results: Iterable[Result]) -> dict[str, dict[str, float]]:
-    """For each operator: the median and the least speed-up over the recipe."""
-    by_operator: dict[str, list[float]] = {}
+def summary(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """For each operator: the median and the least speed-up over PyTorch's best, and fraction of the roofline."""
+    by_operator: dict[str, list[Result]] = {}
     for result in results:
-        if (speedup := result.speedup()) is not None:
-            by_operator.setdefault(result.case.op, []).append(speedup)
-    return {
-        op: {"median": statistics.median(speedups), "least": min(speedups), "cases": len(speedups)}
-        for op, speedups in by_operator.items()
-    }
+        if result.speedup(result.strongest) is not None:
+            by_operator.setdefault(result.case.op, []).append(result)
+    return {op: _summary(own) for op, own in by_operator.items()}
+
+
+def _summary(results: Sequence[Result]) -> dict[str, float]:
+    speedups = [result.speedup(result.strongest) for result in results]
+    fractions = [result.speedup(result.roofline) for result in results if result.roofline]
+    numbers = {"median": statistics.median(speedups), "least": min(speedups), "cases": len(speedups)}
+    if fractions:
+        numbers |= {"median_of_roofline": statistics.median(fractions), "least_of_roofline": min(fractions)}
+    return numbers
 
 
 def wrong(results: Iterable[Result]) -> list[str]:
@@ -115,18 +119,24 @@ def times(results: Sequence[Result]) -> Table:
 def ratios(results: Sequence[Result]) -> Table:
     """How this library compares: with memory, and with each other provider."""
     names = _names(results)
-    others = [name for name in names if name not in (*OURS, ROOFLINE)]
-    has_roofline = ROOFLINE in names
-    columns = ("case", "GB/s", *(["of a copy"] if has_roofline else []), *(f"x {name}" for name in others))
+    others = [name for name in names if name not in (*OURS, *YARDSTICKS)]
+    rooflines = [name for name in YARDSTICKS if name in names]
+    columns = (
+        "case",
+        "GB/s",
+        *(f"of a {name}" for name in rooflines),
+        "x strongest",
+        *(f"x {name}" for name in others),
+    )
     rows = []
     for result in results:
-        best, share = result.our_best, result.speedup(ROOFLINE)
+        best = result.our_best
         rows.append(
             [
                 result.case.name,
                 f"{result.bandwidth(best) / 1e9:.1f}" if best else "-",
-                *([f"{share:.0%}" if share else "-"] if has_roofline else []),
-                *(f"{ratio:.1f} x" if (ratio := result.speedup(name)) else "-" for name in others),
+                *(f"{share:.0%}" if (share := result.speedup(name)) else "-" for name in rooflines),
+                *(f"{ratio:.1f} x" if (ratio := result.speedup(name)) else "-" for name in (result.strongest, *others)),
                 ", ".join(
                     f"{result.timings[name].rows_right:.0%}" if name in result.timings else "-" for name in names
                 ),
@@ -137,10 +147,19 @@ def ratios(results: Sequence[Result]) -> Table:
     return Table((*columns, right), rows, f"of {of_us}: times as fast as the others; rows right against float64")
 
 
+def _of_bandwidth(numbers: dict[str, float]) -> str:
+    if "median_of_roofline" not in numbers:
+        return ""
+    return (
+        f"; {numbers['median_of_roofline']:.0%} of the machine's bandwidth in the median, "
+        f"at least {numbers['least_of_roofline']:.0%}"
+    )
+
+
 def summary_lines(results: Iterable[Result]) -> list[str]:
     """A line for each operator."""
     return [
-        f"{op}: {numbers['median']:.1f} times as fast as the recipe (median of {numbers['cases']} cases), "
-        f"at least {numbers['least']:.1f} times"
+        f"{op}: {numbers['median']:.1f} times as fast as PyTorch's best form (median of {numbers['cases']} cases), "
+        f"at least {numbers['least']:.1f} times{_of_bandwidth(numbers)}"
         for op, numbers in summary(results).items()
     ]

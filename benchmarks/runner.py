@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Inputs, first_images
-from benchmarks.providers import Attention, Call, Copy, Provider
+from benchmarks.providers import STRONGEST, YARDSTICKS, Attention, Call, Copy, Provider, Read
 from benchmarks.timers import Timer
 from visionzip_ext import packed_reference, reference
 
@@ -63,8 +63,19 @@ class Result:
         """The provider that stands for this library: the CUDA graph where one was recorded."""
         return next((name for name in ("ours-graph", "ours") if name in self.timings), None)
 
-    def speedup(self, over: str = "recipe") -> float | None:
-        """How many times faster this library is than another provider, by medians of this run."""
+    @property
+    def strongest(self) -> str | None:
+        """PyTorch's fastest provider in this case."""
+        there = [name for name in STRONGEST if name in self.timings]
+        return min(there, key=lambda name: self.timings[name].median, default=None)
+
+    @property
+    def roofline(self) -> str | None:
+        """The yardstick of memory."""
+        return next((name for name in YARDSTICKS if name in self.timings), None)
+
+    def speedup(self, over: str | None) -> float | None:
+        """How many times as fast this library is as another provider, by medians of this run."""
         if self.our_best is None or over not in self.timings:
             return None
         return self.timings[over].median / self.timings[self.our_best].median
@@ -114,6 +125,8 @@ def _share_right(case: Case, call: Call, expected: Tensor) -> float:
         return float(torch.equal(call.source, result))
     if isinstance(call, Attention):
         return 1.0
+    if isinstance(call, Read):
+        return float(result == call.source.numel())
     return rows_right(result.unsqueeze(0) if case.lengths else result[:IMAGES_CHECKED], expected)
 
 

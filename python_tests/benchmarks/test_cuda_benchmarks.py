@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source tree
 
 import benchmarks.__main__ as command  # noqa: E402
-from benchmarks import providers, timers  # noqa: E402
+from benchmarks import providers, pytorch_forms, timers  # noqa: E402
 from benchmarks.cases import Case, cuda_cases, quick_cases  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -128,15 +128,15 @@ FLOAT32 = [case for case in quick_cases() if case.dtype == torch.float32]
 @pytest.mark.parametrize(
     "case", [case for case in FLOAT32 if providers.is_for("compiled", case, "cuda")], ids=lambda case: case.name
 )
-def test_the_compiled_recipe_is_one_graph(monkeypatch, case):
+def test_the_compiled_form_is_one_graph(monkeypatch, case):
     """As Dynamo sees it; what the GPU's compiler makes of that takes a GPU."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch.compiler.reset()
     counters.clear()
     inputs = case.inputs(CPU, 0)
     for _ in range(2):  # as it is and to be recorded: compiled once
-        call = providers.compiled(providers.recipe_by_indices)(case, inputs)
-        torch.testing.assert_close(call(), providers.recipe(case, inputs))
+        call = providers.compiled(pytorch_forms.best)(case, inputs)
+        torch.testing.assert_close(call(), pytorch_forms.released(case, inputs))
     assert counters["stats"]["unique_graphs"] == 1
 
 
@@ -161,9 +161,9 @@ def test_command(tmp_path, capsys):
     assert command.main(options) == 1
     told = capsys.readouterr().out
     (case,) = json.loads(output.read_text())["cases"]
-    assert case["seconds"].keys() == {"ours", "recipe", "compiled", "copy"}
+    assert case["seconds"].keys() == {"ours", "released", "compiled", "copy"}
     assert case["failures"].keys() == {"ours-graph", "compiled-graph"}
-    assert case["ratios"].keys() == {"recipe", "compiled", "copy"}
+    assert case["ratios"].keys() == {"released", "compiled", "copy"}
     assert "of a copy" in told
     assert f"not measured: ours-graph: RuntimeError: no GPU to record for ({case['name']})" in told
     assert output.with_suffix(".png").exists()

@@ -12,10 +12,6 @@ namespace visionzip::cpu {
 // the order of the sums is fixed.
 constexpr int64_t kQueryChunks = 4;
 
-// Column sums of softmax(Q K^T) take the queries of a head in this many chunks, whichever thread computes them, so that
-// the order of the sums is fixed.
-constexpr int64_t kQueryChunks = 4;
-
 // Which part of the work an operator asks for.
 enum class Operation : int32_t { kZip, kSelect, kMerge };
 
