@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 _INTEGERS = "an integer, a list of integers, or a tensor (n,) of integers on the CPU"
 
 
-def _fail(op: str, name: str, x: object, expected: str) -> None:
+def _fail(op: str, name: str, x: object, expected: str) -> NoReturn:
     came = "None" if x is None else f"{x!r} of type {type(x).__name__}"
     raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected {expected}")
 
@@ -39,7 +40,7 @@ def given(**tensors: Tensor | None) -> dict[str, Tensor]:
     return {name: x for name, x in tensors.items() if x is not None}
 
 
-def _as_int(number: object) -> int:
+def _as_int(number: Any) -> Any:
     """An int of 64 bits of anything that is an integer: TypeError for what is none, OverflowError for others."""
     if type(number) is int and not torch.compiler.is_dynamo_compiling() and _LEAST <= number <= _MOST:
         return number
@@ -81,7 +82,8 @@ def integers(op: str, name: str, numbers: int | Iterable[int] | Tensor) -> list[
         return numbers.tolist()
     try:
         one = type(numbers) is int or not isinstance(numbers, Iterable) or getattr(numbers, "ndim", None) == 0
-        return [_as_int(number) for number in ([numbers] if one else numbers)]
+        each: Iterable[Any] = [numbers] if one else numbers  # type: ignore[assignment]
+        return [_as_int(number) for number in each]
     except TypeError:
         _fail(op, name, numbers, _INTEGERS)
     except OverflowError:

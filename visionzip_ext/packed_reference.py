@@ -86,6 +86,7 @@ def select_packed(
         own_keys = _batch_of_one(keys[cells])
         if scores is None:
             own_lse = None if lse is None else lse[:, cells].unsqueeze(0)
+            assert queries is not None  # one of the two is given
             of_cells = reference.qk_scores(_batch_of_one(queries[cells]), own_keys, scale, has_cls, own_lse)
         else:
             of_cells = reference.attention_scores(scores[cells].unsqueeze(0), has_cls)

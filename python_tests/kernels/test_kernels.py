@@ -53,7 +53,7 @@ def test_plans_are_pure_and_parameters_complete():
 @pytest.mark.parametrize("architecture", [75, 80, 120])
 @pytest.mark.parametrize("what", ["column_sums", "packed", "zip"])
 def test_every_architecture(what, architecture):
-    """Before sm_80 there are no products of bfloat16 matrices, before sm_90 no clusters; some have less shared memory."""
+    """Before 8.0 there are no products of bfloat16 matrices, before 9.0 no clusters; some have less shared memory."""
     emulation.build("kernel_driver_plain")
     _drive("plain", what, **{emulation.ARCHITECTURE_VARIABLE: str(architecture)})
 

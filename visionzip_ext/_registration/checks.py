@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ class _UnknownError(Exception):
     """A symbolic size that stands for no number yet."""
 
 
-def _known(number: int | torch.SymInt) -> int:
+def _known(number: Any) -> Any:
     """Of a symbolic number the one that it was traced with: without a guard, as the kernel checks what comes later."""
     if not isinstance(number, torch.SymInt):
         return number
@@ -33,10 +34,10 @@ def _described(x: object) -> object:
     return [_known(number) for number in x] if isinstance(x, (list, tuple)) else _known(x)
 
 
-def check(op: str, args: Sequence, kwargs: Mapping) -> None:
+def check(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise what the compiled operator would raise for these arguments; nothing where it is not known yet."""
     schema = getattr(torch.ops.visionzip, op).default._schema.arguments
-    given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
+    given = {**dict(zip((argument.name for argument in schema), args, strict=False)), **kwargs}
     try:
         described = {argument.name: _described(given.get(argument.name, argument.default_value)) for argument in schema}
     except _UnknownError:

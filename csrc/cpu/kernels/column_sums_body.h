@@ -178,8 +178,8 @@ static inline float exponentiate(float* x, int64_t S, int64_t padded, const Expo
 }
 
 // Turns a tile's logits into unnormalised probabilities; row r's are to be multiplied by weight[r].
-__attribute__((noinline)) static void tile_softmax(const ColumnSumTask& task, float* logits, int64_t padded, int64_t row, int64_t rows,
-                                const Vec* row_max, float* weight) {
+__attribute__((noinline)) static void tile_softmax(const ColumnSumTask& task, float* logits, int64_t padded,
+                                                   int64_t row, int64_t rows, const Vec* row_max, float* weight) {
   // Where a row's largest exponent is above this, its rounding would count: differences are taken before they are
   // scaled.  So they are in a row without a finite maximum: it has no softmax, and becomes NaN.
   constexpr float kLargest = 0x1p20f;

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
+#include "common/rounding.h"
+
 namespace visionzip::cpu {
 
 namespace {
 
 constexpr int64_t kColumnsAtOnce = 64;  // columns of an attention matrix that one unit of SumColumns adds up
-
-int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 const void* advance(const void* p, int64_t elements, DType dtype) {
   return static_cast<const char*>(p) + elements * static_cast<int64_t>(size_of(dtype));

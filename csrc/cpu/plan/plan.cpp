@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/rounding.h"
+
 namespace visionzip::cpu {
 
 namespace {
-
-int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
-int64_t ceil_divide(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // Column sums of softmax(Q K^T).
 bool sums_columns(const Problem& p) { return decides(p.operation) && p.source == ScoreSource::kQueryKey && !p.has_cls; }

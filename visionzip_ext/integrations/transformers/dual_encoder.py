@@ -30,7 +30,7 @@ class ZippedPairs(NamedTuple):
 class VisionZipDualEncoder(nn.Module):
     """Two encoders, as in Mini-Gemini: a low-resolution one whose tokens look into windows of a high-resolution one.
 
-    The decision is made on the low-resolution tokens and carried to the windows, one window for each token: kept
+    The decision is made on the low-resolution tokens and applied to the windows, one window for each token: kept
     tokens keep theirs, merged tokens' windows are merged likewise. CLS scores, but has no window and is not returned.
     """
 
@@ -64,8 +64,14 @@ class VisionZipDualEncoder(nn.Module):
         patches_only = Budget(dominant, contextual, merge)
         tower = zip_tower_of(encoder, patches_only, layer, early_exit=early_exit)
         patches_only.check_fits(tower.patches**2, f"{tower.name} without CLS")
-        options = {"layer": layer, "merge": merge, "early_exit": early_exit}
-        self.low_resolution = VisionZipEncoder(encoder, patches_only.dominant + tower.has_cls, contextual, **options)
+        self.low_resolution = VisionZipEncoder(
+            encoder,
+            patches_only.dominant + tower.has_cls,
+            contextual,
+            layer=layer,
+            merge=merge,
+            early_exit=early_exit,
+        )
         self.high_resolution = high_resolution
         self._merge = merge
 
@@ -83,8 +89,8 @@ class VisionZipDualEncoder(nn.Module):
         decision = zipped.decision
         windows = cut_windows(self.high_resolution(high_resolution_pixel_values), decision.grid)
         assignment, dominant = decision.of_patches()
-        carried = visionzip_ext.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
-        return ZippedPairs(zipped.tokens[:, int(decision.has_cls) :], carried, decision)
+        merged = visionzip_ext.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
+        return ZippedPairs(zipped.tokens[:, int(decision.has_cls) :], merged, decision)
 
 
 def cut_windows(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:

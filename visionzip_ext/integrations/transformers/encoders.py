@@ -109,18 +109,18 @@ class VisionZipEncoder(nn.Module):
         check_pixels(self._tower, pixel_values, kwargs)
         encoded = self._tower(pixel_values, through=encoder, **kwargs)
         if not self._tower.takes_patches:
-            return self._zip(encoded)
+            return ZippedImages(*self._zip(encoded))
         zipped = [self._zip(images) for images in by_shape(encoded, kwargs["spatial_shapes"])]
         if len(zipped) == 1:
-            return zipped[0]
-        return ZippedImages(torch.cat([each.tokens for each in zipped]), [each.decision for each in zipped])
+            return ZippedImages(*zipped[0])
+        return ZippedImages(torch.cat([tokens for tokens, _ in zipped]), [decision for _, decision in zipped])
 
-    def _zip(self, images: EncodedTiles) -> ZippedImages:
+    def _zip(self, images: EncodedTiles) -> tuple[Tensor, ZipDecision]:
         number, available = images.features.shape[:2]
         self._budget.check_fits(available, self._tower.name)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
         zipped = zip_tiles(images, [Tile(budget)] * number, self._budget.merge)
-        return ZippedImages(zipped.rows.unflatten(0, (number, budget.tokens)), zipped.decisions[0])
+        return zipped.rows.unflatten(0, (number, budget.tokens)), zipped.decisions[0]
 
     def detach(self) -> nn.Module:
         """Leave the encoder as it was before, and return it."""
@@ -170,7 +170,7 @@ def vision_model_of(encoder: nn.Module) -> nn.Module:
         TypeError: it is none.
         ValueError: it holds one that is not loaded yet.
     """
-    model = encoder
+    model: nn.Module | None = encoder
     if hasattr(encoder, "select_layer"):
         model = getattr(encoder, "vision_tower", None)
         if model is None:

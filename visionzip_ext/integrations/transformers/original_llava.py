@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, ZippedImages, zip_tower_of
 from visionzip_ext.tokens.budget import Budget
@@ -28,17 +28,17 @@ class _TowerForward:
         last_decision: see `last_zip`.
     """
 
-    tower: nn.Module
+    tower: Any  # a class of the repository
     encoder: VisionZipEncoder
     before: Callable | None
-    last_decision: ZipDecision | list[ZipDecision] | None = None
+    last_decision: ZipDecision | list | None = None
 
     def __call__(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Images (B, 3, height, width) -> (B, dominant + contextual, C), in their dtype; or lists of single ones."""
         if isinstance(images, list):
-            zipped = [self._zip(image.unsqueeze(0)) for image in images]
-            self.last_decision = [each.decision for each in zipped]
-            return [each.tokens.to(image.dtype) for each, image in zip(zipped, images, strict=True)]
+            singles = [self._zip(image.unsqueeze(0)) for image in images]
+            self.last_decision = [each.decision for each in singles]
+            return [each.tokens.to(image.dtype) for each, image in zip(singles, images, strict=True)]
         zipped = self._zip(images)
         self.last_decision = zipped.decision
         return zipped.tokens.to(images.dtype)
@@ -53,7 +53,7 @@ def is_original_llava(model: Any) -> bool:
     return hasattr(model, "get_vision_tower") and hasattr(model.get_vision_tower(), "select_layer")
 
 
-def compress_original(model: nn.Module, dominant: int, contextual: int) -> None:
+def compress_original(model: Any, dominant: int, contextual: int) -> None:
     """Let the model's tower return dominant + contextual features of an image.
 
     Raises:
@@ -75,7 +75,7 @@ def compress_original(model: nn.Module, dominant: int, contextual: int) -> None:
     tower.forward = _TowerForward(tower, VisionZipEncoder(tower, dominant, contextual), before)
 
 
-def _check_channels(tower: nn.Module, depths: tuple[int, ...]) -> None:
+def _check_channels(tower: Any, depths: tuple[int, ...]) -> None:
     """Raise ValueError if the tower puts more into a feature than its vision model's layers."""
     channels = tower.vision_tower.config.hidden_size * len(depths)
     declared = getattr(tower, "hidden_size", channels)
@@ -86,7 +86,7 @@ def _check_channels(tower: nn.Module, depths: tuple[int, ...]) -> None:
         )
 
 
-def restore_original(model: nn.Module) -> bool:
+def restore_original(model: Any) -> bool:
     """Undo `compress_original`. False if there is nothing to undo."""
     forward = tower_forward_of(model)
     if forward is None:
@@ -98,7 +98,7 @@ def restore_original(model: nn.Module) -> bool:
     return True
 
 
-def tower_forward_of(model: nn.Module) -> _TowerForward | None:
+def tower_forward_of(model: Any) -> _TowerForward | None:
     """What `compress_original` put into the model's tower; None if it is not compressed."""
     forward = model.get_vision_tower().__dict__.get("forward")
     return forward if isinstance(forward, _TowerForward) else None

@@ -41,7 +41,7 @@ class AttentionRecorder:
             attention: the module to record; it must dispatch through transformers' `AttentionInterface`.
             encoder_config: the encoder's own config, whose attention implementation stays in force.
         """
-        self.attention = attention
+        self.attention: Any = attention
         self.encoder_config = encoder_config
         self._original_config: PretrainedConfig | None = None
         self._log: list[AttentionInputs] | None = None
@@ -87,7 +87,7 @@ class AttentionRecorder:
 
     def note(self, queries: Tensor, keys: Tensor, scale: float) -> None:
         """Attention was called with these; kept without their gradient, since a selection has none."""
-        if self.is_recording:
+        if self._log is not None:
             self._log.append(AttentionInputs(queries.detach(), keys.detach(), scale))
 
 

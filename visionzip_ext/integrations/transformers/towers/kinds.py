@@ -88,7 +88,7 @@ def _model_type(module: nn.Module) -> str | None:
 
 
 def _row(module: nn.Module) -> TowerKind | None:
-    return TOWER_KINDS.get(_model_type(module))
+    return TOWER_KINDS.get(_model_type(module) or "")
 
 
 def _inner_vision_model(model: nn.Module) -> str | None:

@@ -132,7 +132,8 @@ class ZipTower:
 
     def detach(self) -> None:
         """Take them out again."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
         self._hook = None
         self._recorder.detach()
 
@@ -193,9 +194,7 @@ class ZipTower:
         self, through: nn.Module, pixel_values: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, BaseModelOutputWithPooling]:
         """The features (T, tokens, C) and the tower's output."""
-        if isinstance(
-            self.tower, PreTrainedModel
-        ):  # others, which CLIPModel has before transformers 5.9, know no other
+        if isinstance(self.tower, PreTrainedModel):  # CLIPModel's, before transformers 5.9, is none and has no choice
             kwargs = kwargs | {"return_dict": True}
         all_layers = len(self.depths) > 1 or not self.early_exit
         if all_layers or any(self._asks_for(name, kwargs) for name in ("output_hidden_states", "output_attentions")):
@@ -206,6 +205,7 @@ class ZipTower:
         kwargs = kwargs | {"output_hidden_states": False, "output_attentions": False}
         with self._stack.only_first(self.depth):
             outputs = through(pixel_values, **kwargs)
+        assert self._select_layer_output is not None  # by the hook
         return self._select_layer_output, outputs
 
     def _asks_for(self, name: str, kwargs: dict[str, Any]) -> bool:
