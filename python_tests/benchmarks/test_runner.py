@@ -101,7 +101,7 @@ def test_a_timed_call_works_out_no_budgets(monkeypatch, name):
     (case,) = (case for case in quick_cases() if case.lengths)
     call = CPU_PROVIDERS[name](case, case.inputs(CPU, 0))
     call()
-    monkeypatch.setattr("benchmarks.cases.budget", None)
+    monkeypatch.setattr("benchmarks.cases.allocate_budgets", None)
     call()
 
 

@@ -17,7 +17,7 @@ def test_attention_replaced_behind_our_back(family):
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
     tower = getattr(model.model, family.towers[0])
     for module in tower.modules():
-        if hasattr(module, "_visionzip_tap"):
+        if hasattr(module, "_visionzip_recorder"):
             module.config = tower.config
     with pytest.raises(RuntimeError, match=r"recorded 0 times .*call visionzip_ext.compress"):
         image_features(model, inputs)

@@ -91,8 +91,8 @@ class TestFeatures:
         decision = last_zip(model)
         unzipped = features(restore(model), images)  # without CLS, which is kept and first
         patches, dominant = decision.of_patches()
-        carried = reference.merge(unzipped, patches, dominant, M)
-        torch.testing.assert_close(zipped[:, 1:], carried, rtol=1e-4, atol=1e-4)
+        merged = reference.merge(unzipped, patches, dominant, M)
+        torch.testing.assert_close(zipped[:, 1:], merged, rtol=1e-4, atol=1e-4)
 
     def test_a_decision_for_each_image_of_a_list(self, model, rng):
         images = pixels(rng, 3)

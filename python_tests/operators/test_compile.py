@@ -129,8 +129,8 @@ def test_inductor(rng):
 
     def layer(hidden, queries, keys):
         tokens, indices, assignment = visionzip_ext.zip_qk(hidden * 2, queries, keys, call.k, call.m, scale=0.25)
-        carried = visionzip_ext.merge(hidden + 1, assignment, call.k, call.m, merge="mean")
-        return tokens.tanh() + carried, indices
+        applied = visionzip_ext.merge(hidden + 1, assignment, call.k, call.m, merge="mean")
+        return tokens.tanh() + applied, indices
 
     results = []
     torch._dynamo.reset()

@@ -143,8 +143,8 @@ def test_selecting_and_merging_is_zipping(bitwise_backend, rng, op, has_cls):
     selected = Call(op.replace("zip", "select"), decision, call.k, call.m, options).on(bitwise_backend)
     assert torch.equal(selected[0], indices)
     assert torch.equal(selected[1], assignment)
-    carried = {"x": call.tensors["hidden"], "assignment": assignment}
-    (merged,) = Call("merge", carried, call.k, call.m, {"merge": "mean"}).on(bitwise_backend)
+    arguments = {"x": call.tensors["hidden"], "assignment": assignment}
+    (merged,) = Call("merge", arguments, call.k, call.m, {"merge": "mean"}).on(bitwise_backend)
     assert torch.equal(merged, tokens)
 
 

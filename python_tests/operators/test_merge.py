@@ -140,8 +140,8 @@ def test_backward_is_the_adjoint(backend, rng, shape, merge):
     """<merge(x), g> = <x, merge_backward(g)>."""
     forward = random_call("merge", rng, shape, merge=merge)
     grad = normal(rng, shape.B, shape.k + shape.m, shape.C)
-    carried = {"grad": grad, "assignment": forward.tensors["assignment"]}
-    backward = Call("merge_backward", carried, shape.k, shape.m, {"merge": merge})
+    arguments = {"grad": grad, "assignment": forward.tensors["assignment"]}
+    backward = Call("merge_backward", arguments, shape.k, shape.m, {"merge": merge})
     (tokens,), (received,) = forward.on(backend), backward.on(backend)
     left = (tokens.double() * grad.double()).sum()
     right = (forward.tensors["x"].double() * received.double()).sum()

@@ -224,8 +224,8 @@ def test_grouped_scores_add_up_by_hand(backend):
 def test_a_decision_is_carried_out_on_another_tensor(backend, rng):
     call = random_packed_call("zip_packed", rng, MIXES[0])
     tokens, _, assignment, _ = call.on(backend)
-    carried = {"x": call.tensors["hidden"], "assignment": assignment, "cu_seqlens": call.tensors["cu_seqlens"]}
-    again = PackedCall("merge_packed", carried, call.k, call.m, {"merge": "residual"})
+    arguments = {"x": call.tensors["hidden"], "assignment": assignment, "cu_seqlens": call.tensors["cu_seqlens"]}
+    again = PackedCall("merge_packed", arguments, call.k, call.m, {"merge": "residual"})
     assert torch.equal(again.on(backend)[0], tokens)
 
 

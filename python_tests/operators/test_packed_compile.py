@@ -89,8 +89,8 @@ def test_inductor(rng):
 
     def layer(hidden, keys, queries, cu_seqlens):
         result = visionzip_ext.zip_packed(hidden * 2, keys, cu_seqlens, call.k, call.m, queries=queries, scale=0.25)
-        carried = visionzip_ext.merge_packed(hidden + 1, result.assignment, cu_seqlens, call.k, call.m, merge="mean")
-        return result.tokens.tanh() + carried, result.indices
+        applied = visionzip_ext.merge_packed(hidden + 1, result.assignment, cu_seqlens, call.k, call.m, merge="mean")
+        return result.tokens.tanh() + applied, result.indices
 
     results = []
     torch._dynamo.reset()
@@ -180,8 +180,8 @@ def test_gradient_under_compile_and_checkpointing(dispatched_backend, rng, op):
     first, function = differentiable(call, dispatched_backend)
     torch._dynamo.reset()
 
-    def gradient(carry) -> Tensor:
-        return torch.autograd.grad(carry(first).sin().sum(), first)[0]
+    def gradient(apply) -> Tensor:
+        return torch.autograd.grad(apply(first).sin().sum(), first)[0]
 
     eager = gradient(function)
     assert torch.equal(gradient(torch.compile(function, fullgraph=True, backend="aot_eager")), eager)

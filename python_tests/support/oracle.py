@@ -183,14 +183,14 @@ def _first_equal_target(targets: Tensor) -> Tensor:
 
 
 def _rows(assignment: Tensor, k: int, m: int) -> list[tuple[int | None, list[int]]]:
-    """One image's output rows: the token that stands in it, and the tokens that are averaged into it."""
+    """One image's output rows: the token that it is, and the tokens that are averaged into it."""
     rows: list[tuple[int | None, list[int]]] = [(None, [])] * (k + m)
     image = assignment.tolist()
     rest = [s for s, row in enumerate(image) if not 0 <= row < k]
     targets = [rest[rank] for rank in target_ranks(len(rest), m)] if m else []
     for row in range(k + m):
-        stands = image.index(row) if row < k else targets[row - k]
-        rows[row] = (stands, [s for s, other in enumerate(image) if other == row and s != stands])
+        representative = image.index(row) if row < k else targets[row - k]
+        rows[row] = (representative, [s for s, other in enumerate(image) if other == row and s != representative])
     return rows
 
 
@@ -199,9 +199,9 @@ def weights(assignment: Tensor, k: int, m: int, merge: str) -> Tensor:
     B, S = assignment.shape
     matrix = torch.zeros(B, k + m, S, dtype=torch.float64)
     for b in range(B):
-        for row, (stands, averaged) in enumerate(_rows(assignment[b], k, m)):
+        for row, (representative, averaged) in enumerate(_rows(assignment[b], k, m)):
             share = 1 / (len(averaged) + 1) if merge == "mean" else 1.0
-            matrix[b, row, stands] = share
+            matrix[b, row, representative] = share
             if averaged:
                 matrix[b, row, averaged] = share if merge == "mean" else 1 / len(averaged)
     return matrix
@@ -220,7 +220,7 @@ def _assert_near(actual: Tensor, expected: Tensor, slack: Tensor) -> None:
 
 
 def check_merge(out: Tensor, x: Tensor, assignment: Tensor, k: int, m: int, merge: str) -> None:
-    """`out` (B, k + m, *) is x (B, S, *) carried out as `assignment` says: kept rows exactly, merged ones to rounding.
+    """`out` (B, k + m, *) is x (B, S, *) merged as `assignment` says: kept rows exactly, merged ones to rounding.
 
     The sums are float32, one rounding a term, so that the result may be off by as many roundings of the sum of
     magnitudes as a row has terms, and by one rounding to the output's dtype.

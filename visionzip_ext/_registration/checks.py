@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from visionzip_ext import _C
+from visionzip_ext._registration.torch_private import schema_of
 
 
 class _UnknownError(Exception):
@@ -36,7 +37,7 @@ def _described(x: object) -> object:
 
 def check(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise what the compiled operator would raise for these arguments; nothing where it is not known yet."""
-    schema = getattr(torch.ops.visionzip, op).default._schema.arguments
+    schema = schema_of(getattr(torch.ops.visionzip, op).default).arguments
     given = {**dict(zip((argument.name for argument in schema), args, strict=False)), **kwargs}
     try:
         described = {argument.name: _described(given.get(argument.name, argument.default_value)) for argument in schema}
