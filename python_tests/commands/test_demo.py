@@ -112,6 +112,7 @@ class TestBadInput:
             (["--image", "notes.txt"], "--image notes.txt: not an image that Pillow can read"),
             (["--image", "."], "--image .: "),
             (["--device", "toaster"], "--device toaster: "),
+            (["--device", "meta"], "--device meta: its tensors have no values"),
             (["--output", "nowhere/demo.png"], "--output nowhere/demo.png: no such folder"),
             (["--image", "huge.png"], "--image huge.png: more than 179 million pixels"),
             (["--model", "./nowhere"], "--model ./nowhere: no such folder"),

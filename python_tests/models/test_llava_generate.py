@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from support import tiny_models as tiny
-from support.compressed_llava import TOKENS, K, M, answer, answer_without_cache, as_embeddings
+from support.compressed_llava import TOKENS, K, M, answer, answer_without_cache, as_embeddings, vision_layers
 from support.tiny_models import PATCHES, padded, prompt
 
-from visionzip_ext import compress
+from visionzip_ext import compress, last_zip
 
 ROWS = (prompt([1, 5, 6, 7, 8], TOKENS, [7, 8]), prompt([1, 9], TOKENS, [10]))
 
@@ -77,3 +77,21 @@ def test_second_turn_with_the_kept_cache(compressed):
     kept = answer(compressed, **turn, past_key_values=first.past_key_values)
     assert runs == [1], "the vision tower ran again"
     assert torch.equal(kept, anew)
+
+
+@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}], ids=str)
+def test_other_ways_to_generate_give_the_same_answer(compressed, options):
+    batch = padded([prompt([1, 5], TOKENS, [7, 8, 7, 8, 7])]) | {"pixel_values": tiny.pixels(1)}
+    batch["eos_token_id"] = 3  # prompt lookup of transformers 4 needs one
+    assert torch.equal(answer(compressed, **batch, **options), answer(compressed, **batch))
+
+
+def test_dropout_of_attention_has_no_part_in_the_decision(compressed):
+    """Tokens are scored from queries and keys, of which training takes nothing away."""
+    batch = padded([ROWS[0]]) | {"pixel_values": tiny.pixels(1)}
+    logits = compressed(**batch).logits
+    decision = last_zip(compressed)
+    attention = vision_layers(compressed)[compressed.config.vision_feature_layer].self_attn
+    attention.dropout = 0.9
+    assert not torch.equal(compressed.train()(**batch).logits, logits)
+    assert torch.equal(last_zip(compressed).assignment, decision.assignment)

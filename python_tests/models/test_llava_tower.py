@@ -109,7 +109,7 @@ def test_a_later_change_of_attention_implementation_is_honoured(model):
     assert names == ["noting"] * (LAYERS - 1)
 
 
-def test_a_removed_tap_is_an_error_that_says_how_to_mend_it(compressed):
+def test_a_removed_recorder_is_an_error_that_says_how_to_mend_it(compressed):
     expected = features(compressed, tiny.pixels(1))
     vision_layers(compressed)[-2].self_attn.config = compressed.model.vision_tower.config
     with pytest.raises(RuntimeError, match=r"layer 2 .* recorded 0 times .* visionzip_ext\.compress\(model"):

@@ -43,7 +43,7 @@ def device_named(name: str | None) -> torch.device:
     """The device of that name; without a name, a CUDA GPU where there is one.
 
     Raises:
-        DemoError: no such device here.
+        DemoError: no such device here, or one that computes nothing.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,6 +52,8 @@ def device_named(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DemoError(f"--device {name}: {first_line(error)}") from None
+    if device.type == "meta":
+        raise DemoError("--device meta: its tensors have no values; expected a device that computes, such as cpu")
     return device
 
 
