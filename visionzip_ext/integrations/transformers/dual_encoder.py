@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-import visionzip_ext
+from visionzip_ext import ops
 from visionzip_ext.integrations.transformers.encoders import VisionZipEncoder, zip_tower_of
 from visionzip_ext.tokens.budget import Budget
 from visionzip_ext.tokens.decision import ZipDecision
@@ -89,7 +89,7 @@ class VisionZipDualEncoder(nn.Module):
         decision = zipped.decision
         windows = cut_windows(self.high_resolution(high_resolution_pixel_values), decision.grid)
         assignment, dominant = decision.of_patches()
-        merged = visionzip_ext.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
+        merged = ops.merge(windows, assignment, dominant, decision.contextual, merge=self._merge)
         return ZippedPairs(zipped.tokens[:, int(decision.has_cls) :], merged, decision)
 
 
