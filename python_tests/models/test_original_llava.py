@@ -12,7 +12,14 @@ from support import snapshots
 from support import tiny_models as tiny
 from support.tiny_encoders import CHANNELS, clear_pixels, hidden_states, layers_of, pixels
 from support.tiny_models import LAYERS, PATCHES
-from support.tiny_original_llava import IMAGE_TOKEN_INDEX, ClipTower, MultiScaleTower, original_llava
+from support.tiny_original_llava import (
+    GENERATES,
+    IMAGE_TOKEN_INDEX,
+    ClipTower,
+    MultiScaleTower,
+    generates,
+    original_llava,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,8 +36,6 @@ def model() -> nn.Module:
 
 
 # Before transformers 5 `generate` passes `cache_position`, which the repository's `forward` does not take.
-GENERATES = tiny.TRANSFORMERS >= (5,)
-generates = pytest.mark.skipif(not GENERATES, reason="this transformers cannot generate with the repository's models")
 
 
 def clip_of(model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from support import snapshots, tiny_encoders
 from support import tiny_models as tiny
 from support.tiny_encoders import clear_pixels, pixels
 from support.tiny_models import IMAGE_TOKEN, PATCHES, padded, prompt
-from support.tiny_original_llava import original_llava
+from support.tiny_original_llava import generates, original_llava
 from torch import nn
 
 from visionzip_ext import VisionZipEncoder, compress, last_zip, restore, visionzip
@@ -136,6 +136,15 @@ def test_the_original_llava(rng, bits):
     visionzip(model, K, M)
     with torch.no_grad():
         assert model.encode_images(pixels(rng)).shape == (2, TOKENS, model.config.hidden_size)
+    ids = torch.tensor([[1, 5, -200, 7]])
+    with torch.no_grad():
+        assert model(ids, images=pixels(rng, 1)).logits.shape[:2] == (1, 3 + TOKENS)
+
+
+@generates
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_original_llava_generates(rng, bits):
+    model = visionzip(quantised(original_llava(), bits), K, M)
     ids = torch.tensor([[1, 5, -200, 7]])
     answer = model.generate(ids, images=pixels(rng, 1), max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert answer.shape == (1, 3)

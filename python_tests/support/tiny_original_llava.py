@@ -1,4 +1,4 @@
-"""A small model that is built like those of the original LLaVA repositories: same seams, same names, random weights.
+"""A small model built like those of the original LLaVA repositories: same structure, same names, random weights.
 
 What matters of them: the vision tower is a module of its own that takes images, one batch or a list, and returns a
 layer's tokens without CLS; the model projects what the tower returns; a prompt has one IMAGE_TOKEN_INDEX an image,
@@ -7,6 +7,7 @@ which is replaced by however many features that image has.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from support import tiny_encoders
 from support import tiny_models as tiny
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 IMAGE_TOKEN_INDEX = -200
+
+GENERATES = tiny.TRANSFORMERS >= (5,)
+generates = pytest.mark.skipif(not GENERATES, reason="this transformers cannot generate with the repository's models")
 
 
 class ClipTower(nn.Module):
