@@ -66,7 +66,8 @@ class HostTimer:
         return time.perf_counter() - start
 
     def between_cases(self) -> None:
-        """Nothing is held."""
+        """Forget compiled functions: torch compiles one function for so many cases and no more."""
+        torch.compiler.reset()
 
 
 class EventTimer:

@@ -19,7 +19,6 @@ sys.path.insert(0, str(ROOT))  # not installed: benchmarks belong to the source 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import (  # noqa: E402
     plot,
-    providers,
     report,
     terminal,
 )
@@ -111,15 +110,6 @@ def test_the_best_forms_are_right(case):
     for form in (best, best_by_heads) if case.needs_all_queries else (best,):
         tokens = form(case, inputs)
         assert rows_right(tokens.unsqueeze(0) if case.lengths else tokens, float64_tokens(case, inputs)) >= 0.9
-
-
-def test_the_best_eager_form_is_the_faster_one(monkeypatch):
-    (case,) = (case for case in FLOAT32 if case.model == "tiny-mean")
-    inputs = case.inputs(CPU, 0)
-    times = iter([2.0, 1.0])
-    monkeypatch.setattr(providers, "_seconds", lambda call: next(times))
-    monkeypatch.setattr(providers, "best_by_heads", lambda case, inputs: "by heads")
-    assert providers.best_eager(case, inputs)() == "by heads"
 
 
 def test_a_read_is_of_hidden_and_keys():
