@@ -154,7 +154,7 @@ class TestWholeModel:
         assert lengths == [4 + 2 * TOKENS, 1, 1, 1, 1]
         assert answer(model, [1, 5, IMAGE, 7, IMAGE, 8], list(images)) == got
 
-    @pytest.mark.skipif(GENERATES, reason="this transformers can")
+    @pytest.mark.skipif(GENERATES, reason="this transformers can generate with the repository's models")
     def test_where_it_cannot_generate_it_cannot_without_us(self, model, rng):
         for _ in range(2):
             with pytest.raises(TypeError, match="unexpected keyword argument 'cache_position'"):
