@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "cuda/plan/forced_launch.h"
+#include "cuda/plan/thresholds.h"
 #include "cuda/plan/zip_plan.h"
 
 namespace visionzip {
@@ -82,6 +84,7 @@ py::dict describe_column_sums(const cuda::ColumnSumsPlan& plan) {
   out["shared_bytes"] = plan.shared_bytes;
   out["sums_bytes"] = plan.sums_bytes;
   out["one_pass_tokens"] = plan.tiling.one_pass_tokens;
+  out["block_chunks"] = plan.tiling.block_chunks;
   return out;
 }
 
@@ -167,7 +170,12 @@ void bind_plan(py::module_& module) {
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
       "tokens of all B images, where those are packed; S, k and m are then the most that any image has. clusters: how "
       "many clusters of so many blocks run at the same time, where that is less than the multiprocessors would hold; "
-      "0: such a launch fails. VISIONZIP_PATH and VISIONZIP_TEAM force a path and a team, as in the operators.");
+      "0: such a launch fails. VISIONZIP_PLAN overrides what would be chosen, as in the operators.");
+  module.def(
+      "cuda_thresholds", [](int32_t capability) { return cuda::list_thresholds(cuda::thresholds_of(capability)); },
+      py::kw_only(), py::arg("compute_capability"),
+      "What the plans of CUDA kernels go by on such a GPU: each threshold's value, and the file in benchmarks/results "
+      "that it comes from, or \"modelled\".");
 }
 
 }  // namespace visionzip

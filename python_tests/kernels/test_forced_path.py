@@ -11,18 +11,18 @@ import pytest
 from support import emulation, forced_path
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_ROOM = "VISIONZIP_PATH=block cannot be taken for S = 1500 on a GPU of compute capability 90"
+NO_ROOM = "VISIONZIP_PLAN=path=block cannot be taken for S = 1500 on a GPU of compute capability 90"
 
 
 def test_no_room_is_expected(monkeypatch):
-    monkeypatch.setattr(forced_path, "PATH", "block")
+    monkeypatch.setattr(forced_path, "PLAN", "path=block")
     with pytest.raises(pytest.xfail.Exception, match=f"^{NO_ROOM}$"):
         forced_path.expect_no_room(ValueError(f"{NO_ROOM}\nand where"))
 
 
-@pytest.mark.parametrize(("path", "words"), [("grid", NO_ROOM), (None, NO_ROOM), ("block", "tokens differ")])
-def test_nothing_else_is(monkeypatch, path, words):
-    monkeypatch.setattr(forced_path, "PATH", path)
+@pytest.mark.parametrize(("plan", "words"), [("path=grid", NO_ROOM), (None, NO_ROOM), ("path=block", "tokens differ")])
+def test_nothing_else_is(monkeypatch, plan, words):
+    monkeypatch.setattr(forced_path, "PLAN", plan)
     forced_path.expect_no_room(ValueError(words))
 
 
@@ -43,7 +43,7 @@ def test_a_run():
             some,
         ],
         cwd=ROOT,
-        env={**os.environ, "VISIONZIP_PATH": "block"},
+        env={**os.environ, "VISIONZIP_PLAN": "path=block"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

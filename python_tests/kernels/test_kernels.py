@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 
 SHAPE = Shape(B=2, S=90, C=24, H=3, D=16, k=9, m=6)
 SHAPES = (SHAPE, replace(SHAPE, has_cls=False))
-TEAMS = [("block", 1), *itertools.product(("cluster", "grid"), (2, 4, 8, 16))]
+TEAMS = [("block", 1), *itertools.product(("cluster", "grid"), (2, 3, 4, 7, 8, 13, 16))]
 
 
 def _drive(flavour: str, what: str, **environment: str) -> None:
@@ -84,8 +84,7 @@ def test_no_team_changes_a_bit(monkeypatch, rng, op, shape, seed):
     call = random_call(op, rng, shape)
     expected = call.on(EMULATED)
     for path, blocks in TEAMS:
-        monkeypatch.setenv("VISIONZIP_PATH", path)
-        monkeypatch.setenv("VISIONZIP_TEAM", str(blocks))
+        monkeypatch.setenv("VISIONZIP_PLAN", f"path={path},team={blocks}")
         for actual, wanted in zip(call.on(EMULATED), expected, strict=True):
             assert torch.equal(actual, wanted), f"{path} of {blocks}"
 

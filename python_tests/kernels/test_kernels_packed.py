@@ -45,8 +45,7 @@ def test_no_launch_changes_a_bit(monkeypatch, rng, source, mix):
         for path, blocks in TEAMS:
             if path != "block" and blocks > multiprocessors:
                 continue
-            monkeypatch.setenv("VISIONZIP_PATH", path)
-            monkeypatch.setenv("VISIONZIP_TEAM", str(blocks))
+            monkeypatch.setenv("VISIONZIP_PLAN", f"path={path},team={blocks}")
             assert_same(call.on(EMULATED), expected, f"{path} of {blocks}, {multiprocessors} multiprocessors")
 
 

@@ -49,23 +49,51 @@ def test_clusters_stay_within_what_the_gpu_has():
     assert plan("a100")["path"] != "cluster"
 
 
+GPCS = (18, 18, 18, 16, 16, 16, 16, 14)
+"""Multiprocessors of a Hopper's processing clusters, which lie so that not all 132 of them can be in a cluster."""
+CLUSTERS = {blocks: sum(gpc // blocks for gpc in GPCS) for blocks in range(1, 17)}
+
+
 @pytest.mark.parametrize(
     ("batch", "team"),
-    [(1, 16), (7, 16), (8, 8), (15, 8), (16, 4), (31, 4), (32, 4)],
+    [(1, 16), (7, 16), (8, 14), (9, 9), (15, 8), (16, 7), (19, 6), (20, 5), (23, 5), (24, 4), (31, 4)],
 )
 def test_a_team_is_as_large_as_lets_all_images_run_at_once(batch, team):
-    """Of a Hopper whose 132 multiprocessors lie so that not all of them can be in a cluster."""
-    chosen = plan("h200", B=batch, clusters={16: 7, 8: 15, 4: 31})
-    assert (chosen["path"], chosen["team_blocks"]) == ("cluster", team)
+    chosen = plan("h200", B=batch, clusters=CLUSTERS)
+    assert (chosen["path"], chosen["team_blocks"], chosen["threads"]) == ("cluster", team, 512)
     assert chosen["blocks"] == batch * team
+    assert CLUSTERS[team] >= batch
+    assert team == 16 or CLUSTERS[team + 1] < batch
     assert chosen["staged"] == (team > 4)  # in one wave; four blocks have no room for it
+
+
+@pytest.mark.parametrize(("batch", "team"), [(32, 7), (38, 6), (46, 5), (47, 4), (62, 4), (160, 4)])
+def test_more_images_than_one_wave_share_multiprocessors(batch, team):
+    """Two blocks of half the threads each, as large a team as still lets all images run at once."""
+    chosen = plan("h200", B=batch, clusters=CLUSTERS)
+    assert (chosen["path"], chosen["team_blocks"], chosen["threads"]) == ("cluster", team, 256)
+    assert 2 * (chosen["shared_bytes"] + 1024) <= GPUS["h200"][2] + 1024
+
+
+def test_images_too_large_to_share_a_multiprocessor_do_not():
+    chosen = plan("h200", B=160, S=8192)
+    assert chosen["threads"] == 512
+    assert 2 * (chosen["shared_bytes"] + 1024) > GPUS["h200"][2] + 1024
+
+
+@pytest.mark.parametrize("gpu", ["a100", "ada"])
+def test_without_clusters_images_beyond_one_wave_share_multiprocessors(gpu):
+    few, many = (plan(gpu, B=waves * GPUS[gpu][1], S=100, k=20, m=5) for waves in (1, 2))
+    assert (few["path"], few["threads"], few["blocks"]) == ("block", 512, GPUS[gpu][1])
+    assert (many["path"], many["threads"], many["blocks"]) == ("block", 256, 2 * GPUS[gpu][1])
 
 
 def test_no_team_is_larger_than_the_gpu_can_run(monkeypatch):
     """A part of a GPU, or one with multiprocessors switched off, may hold no large cluster at all."""
-    assert plan("h200", clusters={16: 0})["team_blocks"] == 8
-    assert plan("h200", clusters={16: 0, 8: 0})["team_blocks"] == 4
-    monkeypatch.setenv("VISIONZIP_TEAM", "16")
+    assert plan("h200", clusters={16: 0})["team_blocks"] == 15
+    assert plan("h200", clusters=dict.fromkeys(range(9, 17), 0))["team_blocks"] == 8
+    assert plan("h200", clusters=dict.fromkeys(range(5, 17), 0))["team_blocks"] == 4
+    monkeypatch.setenv("VISIONZIP_PLAN", "team=16")
     assert plan("h200", clusters={16: 0})["path"] != "cluster"
 
 
@@ -73,8 +101,8 @@ def test_a_gpu_or_a_build_without_clusters_takes_the_older_paths(monkeypatch):
     none = dict.fromkeys(range(1, 17), 0)
     assert plan("h200", clusters=none)["path"] == "grid"
     assert plan("h200", B=500, clusters=none)["path"] == "block"
-    monkeypatch.setenv("VISIONZIP_PATH", "cluster")
-    with pytest.raises(ValueError, match="VISIONZIP_PATH=cluster cannot be taken"):
+    monkeypatch.setenv("VISIONZIP_PLAN", "path=cluster")
+    with pytest.raises(ValueError, match="VISIONZIP_PLAN=path=cluster cannot be taken"):
         plan("h200", clusters=none)
 
 
@@ -89,11 +117,11 @@ def test_large_batches_take_fewer_blocks_an_image():
 
 @pytest.mark.parametrize("gpu", ["turing", "a100", "ada", "h200"])
 def test_blocks_of_a_grid_are_resident_together(gpu, monkeypatch):
-    monkeypatch.setenv("VISIONZIP_PATH", "grid")
+    monkeypatch.setenv("VISIONZIP_PLAN", "path=grid")
     for batch in (1, 3, 50, 1000):
         chosen = plan(gpu, B=batch)
         assert chosen["path"] == "grid"
-        assert chosen["blocks"] <= GPUS[gpu][1]
+        assert chosen["blocks"] <= GPUS[gpu][1] * (512 // chosen["threads"])
         assert chosen["scratch_bytes"] > 0
 
 
@@ -175,7 +203,7 @@ def test_a_problem_has_one_plan(gpu):
 def test_more_images_than_a_launch_has_clusters_for(gpu):
     chosen = plan(gpu, B=2**31 - 1)
     assert chosen["path"] != "cluster"
-    assert 0 < chosen["blocks"] <= GPUS[gpu][1]
+    assert 0 < chosen["blocks"] <= GPUS[gpu][1] * (512 // chosen["threads"])
 
 
 def test_only_all_queries_scores_need_a_launch():
@@ -206,29 +234,6 @@ def test_the_attention_of_a_long_image_is_summed_by_more_blocks_a_head():
 def test_packed_tokens_must_fit(tokens):
     with pytest.raises(ValueError, match=f"packed_tokens is {tokens}; expected 0, or S to B \\* S"):
         plan("h200", **QWEN, B=64, S=4096, packed_tokens=tokens)
-
-
-@pytest.mark.parametrize("path", ["cluster", "grid", "block"])
-@pytest.mark.parametrize("team", [1, 2, 4, 8, 16])
-def test_tests_can_force_a_path_and_a_team(path, team, monkeypatch):
-    monkeypatch.setenv("VISIONZIP_PATH", path)
-    monkeypatch.setenv("VISIONZIP_TEAM", "1" if path == "block" else str(team))
-    chosen = plan("b200", B=2)
-    assert (chosen["path"], chosen["team_blocks"]) == (path, 1 if path == "block" else team)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        ("VISIONZIP_PATH", "warp", 'VISIONZIP_PATH is "warp"; expected cluster, grid or block'),
-        ("VISIONZIP_TEAM", "none", 'VISIONZIP_TEAM is "none"; expected 1 or more'),
-        ("VISIONZIP_PATH", "cluster", "VISIONZIP_PATH=cluster cannot be taken for S = 577"),
-    ],
-)
-def test_an_impossible_wish_is_named(variable, value, message, monkeypatch):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=message):
-        plan("a100")
 
 
 def test_cpu_gives_whole_images_to_threads_and_shares_the_rest():

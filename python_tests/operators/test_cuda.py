@@ -67,7 +67,7 @@ def assert_same(actual, expected) -> None:
 @EVERY_PROBLEM
 def test_a_recorded_call_gives_the_bits_of_an_eager_one(gpu, rng, monkeypatch, problem, path):
     """Whatever the tensors hold when it is replayed."""
-    monkeypatch.setenv("VISIONZIP_PATH", path)
+    monkeypatch.setenv("VISIONZIP_PLAN", f"path={path}")
     call, *others = (problem(rng).moved(gpu) for _ in range(3))
     expected = [other.on(gpu) for other in others]  # what happens at first calls only is not recorded
     graph = torch.cuda.CUDAGraph()
@@ -93,7 +93,7 @@ def test_a_call_works_on_the_current_stream(gpu, rng, monkeypatch, problem, path
 
     Its inputs are right only between the two; on the default stream it would come too late, on any other too early.
     """
-    monkeypatch.setenv("VISIONZIP_PATH", path)
+    monkeypatch.setenv("VISIONZIP_PLAN", f"path={path}")
     call, right, wrong = (problem(rng).moved(gpu) for _ in range(3))
     expected = right.on(gpu)
     stream = torch.cuda.Stream()
@@ -112,7 +112,7 @@ def test_a_call_works_on_the_current_stream(gpu, rng, monkeypatch, problem, path
 @EVERY_PATH
 @EVERY_PROBLEM
 def test_tensors_on_another_gpu_than_the_current_one(gpu, rng, monkeypatch, problem, path):
-    monkeypatch.setenv("VISIONZIP_PATH", path)
+    monkeypatch.setenv("VISIONZIP_PLAN", f"path={path}")
     second = replace(gpu, device=torch.device("cuda", 1))
     call = problem(rng).moved(second)
     with torch.cuda.device(second.device):
@@ -135,7 +135,7 @@ CALLS_OF_A_THREAD = {"cpu": 50, "emulated": 5, "cuda": 1000}  # that two meet is
 @EVERY_PATH
 def test_two_threads_at_once(bitwise_backend, rng, monkeypatch, path):
     """With sizes and budgets of their own, but the same kernels: what is set for one's launch must not meet another."""
-    monkeypatch.setenv("VISIONZIP_PATH", path)
+    monkeypatch.setenv("VISIONZIP_PLAN", f"path={path}")
     calls = [random_call("zip_qk", rng, shape, (BF16,) * 3).moved(bitwise_backend) for shape in OF_TWO_THREADS]
     expected = [computed(call, bitwise_backend.ops) for call in calls]
     both = threading.Barrier(len(calls))

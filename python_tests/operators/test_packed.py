@@ -151,7 +151,7 @@ def test_max_seqlen_changes_no_bit(bitwise_backend, rng, source, mix):
 
 def test_a_thousand_images(backend, rng, monkeypatch):
     if backend is EMULATED:
-        monkeypatch.setenv("VISIONZIP_PATH", "block")  # the least work for the host
+        monkeypatch.setenv("VISIONZIP_PLAN", "path=block")  # the least work for the host
     lengths = torch.randint(0, 40, (1000,), generator=rng).tolist()
     k, m = ([int(S * share) for S in lengths] for share in (0.4, 0.3))
     call = random_packed_call("zip_packed", rng, Mix(tuple(lengths), tuple(k), tuple(m), C=4, H=1, D=4))

@@ -1,4 +1,4 @@
-"""VISIONZIP_PATH=grid or block for a whole run: an image for which that path has no room is no failure.
+"""VISIONZIP_PLAN=path=grid or path=block for a whole run: an image for which that path has no room is no failure.
 
 The operator says so, as it must, and the test asks for results all the same: an expected failure, counted with others.
 """
@@ -9,11 +9,11 @@ import os
 
 import pytest
 
-PATH = os.environ.get("VISIONZIP_PATH")
+PLAN = os.environ.get("VISIONZIP_PLAN")
 """As the run found it: a test that chooses a path itself chooses one with room."""
 
 
 def expect_no_room(error: Exception) -> None:
     """Turns a test's failure into an expected one, if it failed for want of room."""
-    if PATH and f"VISIONZIP_PATH={PATH} cannot be taken" in str(error):
+    if PLAN and f"VISIONZIP_PLAN={PLAN} cannot be taken" in str(error):
         pytest.xfail(str(error).splitlines()[0])

@@ -40,7 +40,7 @@ PYTHON = sys.executable
 SANITIZER = ("compute-sanitizer", "--kernel-name", "kns=visionzip", "--error-exitcode", "9")
 """Our kernels alone: torch's would take minutes."""
 
-PATH = "VISIONZIP_PATH"
+PLAN = "VISIONZIP_PLAN"
 OTHER_PATHS = ("grid", "block")
 """Of the kernels: a GPU with clusters takes neither by itself."""
 
@@ -109,7 +109,10 @@ def gpu_steps(architecture: str) -> list[Step]:
     return [
         Step("build", 150, lambda _: [PYTHON, "setup.py", "--quiet", "build_ext", "--inplace"], build, needed=True),
         Step("operator tests", 180, lambda _: tests("python_tests/operators", "python_tests/tokens"), required),
-        *(Step(f"{path} path", 60, lambda _: tests(*DECISIONS), {**required, PATH: path}) for path in OTHER_PATHS),
+        *(
+            Step(f"{path} path", 60, lambda _: tests(*DECISIONS), {**required, PLAN: f"path={path}"})
+            for path in OTHER_PATHS
+        ),
         Step("memcheck", 60, lambda _: [*SANITIZER, "--tool", "memcheck", *every_path], uncached),
         Step("racecheck", 60, lambda _: [*SANITIZER, "--tool", "racecheck", *every_path]),
         Step("encoders", 60, lambda _: [*encoders, "--device", "cuda"]),
@@ -137,7 +140,7 @@ def emulated_steps() -> list[Step]:
     return [
         Step("build", 400, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
         Step("operator tests", 150, lambda _: suite),
-        *(Step(f"{path} path", 150, lambda _: decisions, {PATH: path}) for path in OTHER_PATHS),
+        *(Step(f"{path} path", 150, lambda _: decisions, {PLAN: f"path={path}"}) for path in OTHER_PATHS),
         Step("every path", 150, lambda _: [PYTHON, "-m", "tools.gpu_acceptance.every_path", "--emulated", library]),
         Step("memcheck", 150, lambda _: [EMULATION / "kernel_driver_sanitized", "merge"]),
         Step("racecheck", 150, lambda _: [EMULATION / "kernel_driver_races", "merge"]),

@@ -21,7 +21,7 @@ from benchmarks.cases import Case, Inputs
 from benchmarks.report import LEAST_RIGHT
 from benchmarks.runner import float64_tokens, rows_right
 
-PATH_VARIABLE = "VISIONZIP_PATH"
+PLAN_VARIABLE = "VISIONZIP_PLAN"
 PATHS = ("cluster", "grid", "block")
 LEAST_FOR_CLUSTERS = (9, 0)
 
@@ -80,15 +80,15 @@ def _compute_packed(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
 @contextmanager
 def forced(path: str) -> Iterator[None]:
     """The path that kernels take meanwhile."""
-    before = os.environ.get(PATH_VARIABLE)
-    os.environ[PATH_VARIABLE] = path
+    before = os.environ.get(PLAN_VARIABLE)
+    os.environ[PLAN_VARIABLE] = f"path={path}"
     try:
         yield
     finally:
         if before is None:
-            del os.environ[PATH_VARIABLE]
+            del os.environ[PLAN_VARIABLE]
         else:
-            os.environ[PATH_VARIABLE] = before
+            os.environ[PLAN_VARIABLE] = before
 
 
 def complaints(ops: Any, case: Case, device: torch.device, paths: tuple[str, ...]) -> list[str]:

@@ -4,6 +4,7 @@
 
 #include "common/rounding.h"
 #include "cuda/plan/column_sums_layout.h"
+#include "cuda/plan/thresholds.h"
 
 namespace visionzip::cuda {
 
@@ -23,13 +24,13 @@ int32_t most_warps(const ColumnSumsProblem& p, const Gpu& gpu) {
   return warps;
 }
 
-// Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as four
+// Every block reads all keys of its head, so few, long blocks are best where there are many heads: as long as a few
 // waves of them remain, which even out at the end.  A multiprocessor has registers for kMostWarps.  Waves are counted
 // by work, the square of an image's cells, and not by blocks: packed images that are shorter than the longest have less
-// of it; how much less at most, their mean length tells.  With another number of waves here, `python -m benchmarks
-// --device cuda --filter zip_qk/siglip` measures it.
+// of it; how much less at most, their mean length tells.
 int32_t choose_block_chunks(const ColumnSumsProblem& p, const Gpu& gpu, int32_t warps) {
-  const double enough = 4.0 * gpu.multiprocessors * (kMostWarps / warps);
+  const double waves = thresholds_of(gpu.compute_capability).column_sum_waves.value;
+  const double enough = waves * gpu.multiprocessors * (kMostWarps / warps);
   const auto S = static_cast<double>(p.S), cells = static_cast<double>(p.all_cells);
   const double work = p.H * cells * cells / static_cast<double>(p.images);
   int32_t chunks = kSumChunks;
@@ -50,7 +51,7 @@ ColumnSumsPlan impossible(std::string why) {
 
 }  // namespace
 
-ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu) {
+ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu, int32_t forced_chunks) {
   if (p.D > kMostHeadChannels) return impossible("D is over " + std::to_string(kMostHeadChannels));
   const int32_t most = most_warps(p, gpu);
   if (most == 0) {
@@ -59,7 +60,7 @@ ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu) {
   }
   const int32_t warps = static_cast<int32_t>(std::clamp<int64_t>(ceil_divide(int64_t{p.S}, kStripKeys), 1, most));
   const ColumnSumsTiling tiling{.one_pass_tokens = most * kStripKeys,
-                                .block_chunks = choose_block_chunks(p, gpu, warps)};
+                                .block_chunks = forced_chunks > 0 ? forced_chunks : choose_block_chunks(p, gpu, warps)};
   const int64_t blocks = p.images * p.H * (kSumChunks / tiling.block_chunks);
   if (blocks > INT32_MAX) return impossible("there are more than 2147483647 blocks");
   return {.possible = true,

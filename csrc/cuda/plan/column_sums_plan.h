@@ -27,6 +27,7 @@ struct ColumnSumsPlan {
   bool operator==(const ColumnSumsPlan&) const = default;
 };
 
-ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& problem, const Gpu& gpu);
+// forced_chunks: of a head, that a block sums, 1, 2, 4 or 8; 0: as many as are best.
+ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& problem, const Gpu& gpu, int32_t forced_chunks = 0);
 
 }  // namespace visionzip::cuda

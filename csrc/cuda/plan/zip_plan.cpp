@@ -1,88 +1,140 @@
 #include "cuda/plan/zip_plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <stdexcept>
 #include <vector>
+
+#include "cuda/plan/forced_launch.h"
+#include "cuda/plan/thresholds.h"
 
 namespace visionzip::cuda {
 
 namespace {
 
-constexpr int32_t kMostTokens = 65535;  // token numbers are kept in 16 bits
-constexpr int32_t kMostGridBlocks = 64;
+constexpr int32_t kMostTokens = 65535;             // token numbers are kept in 16 bits
+constexpr int64_t kSharedBytesOfEachBlock = 1024;  // the system's own, beside what a block asks for
 
-// How many teams work at the same time.
-int64_t teams_at_once(const Gpu& gpu, Path path, int32_t team) {
-  if (path != Path::kCluster) return gpu.multiprocessors / team;
-  return team <= kMostClusterBlocks ? gpu.clusters[static_cast<size_t>(team)] : 0;
+// Threads of a block, and how many such blocks a multiprocessor holds at the same time.
+struct Blocks {
+  int32_t threads, resident;
+};
+
+// Blocks of such a team work on one image.
+struct Team {
+  int32_t blocks;
+  Blocks each;
+};
+
+// What all attempts at a plan know.
+struct Request {
+  const ZipProblem& p;
+  const Gpu& gpu;
+  const ForcedLaunch& forced;
+  const Thresholds& thresholds;
+};
+
+// How many teams work at the same time.  Of clusters of smaller blocks at least so many.
+int64_t teams_at_once(const Gpu& gpu, Path path, const Team& team) {
+  if (path != Path::kCluster) return gpu.multiprocessors * team.each.resident / team.blocks;
+  if (team.blocks > kMostClusterBlocks) return 0;
+  return int64_t{gpu.clusters[static_cast<size_t>(team.blocks)]} * team.each.resident;
 }
 
-// A cluster takes one image.  Of blocks that are resident together, one a multiprocessor, a team takes one image after
-// another.
-int64_t teams_to_launch(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+// A cluster takes one image.  Of blocks that are resident together a team takes one image after another.
+int64_t teams_to_launch(const ZipProblem& p, const Gpu& gpu, Path path, const Team& team) {
   if (path == Path::kCluster) return p.images;
-  return std::min<int64_t>(p.images, std::max(1, gpu.multiprocessors / team));
+  return std::min<int64_t>(p.images, std::max<int64_t>(1, teams_at_once(gpu, path, team)));
 }
 
 // Hidden staged if that may help, in one tile, because a copy in pieces would wait for each; else streamed in tiles,
 // the widest first.
-std::vector<HiddenTile> tiles_to_try(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
+std::vector<HiddenTile> tiles_to_try(const Request& r, Path path, const Team& team) {
   std::vector<HiddenTile> tiles;
-  const bool one_wave = p.images <= teams_at_once(gpu, path, team);
-  if (p.has_hidden && p.m > 0 && one_wave) tiles.push_back({true, 0});
+  const auto at_once = static_cast<double>(teams_at_once(r.gpu, path, team));
+  const bool few = static_cast<double>(r.p.images) <= r.thresholds.staging_waves.value * at_once;
+  const bool whole = r.forced.tile == 0 || r.forced.tile >= block_vectors_of(r.p, team.blocks);
+  const bool can_stage = r.p.has_hidden && r.p.m > 0;
+  if (can_stage && whole && r.forced.staged.value_or(few)) tiles.push_back({true, 0});
+  if (can_stage && r.forced.staged.value_or(false)) return tiles;
+  if (r.forced.tile > 0) {
+    tiles.push_back({false, r.forced.tile});
+    return tiles;
+  }
   for (const int32_t vectors : {0, 32, 16, 8, 4, 2, 1}) tiles.push_back({false, vectors});
   return tiles;
 }
 
+bool counts_ranks(const Request& r, int32_t team_blocks) {
+  const int64_t comparisons = int64_t{r.p.S} * block_tokens_of(r.p.S, team_blocks);
+  return r.forced.rank_counting.value_or(comparisons <= r.thresholds.rank_comparisons.value);
+}
+
 // The first tile that shared memory has room for.
-std::optional<ZipTiling> try_team(const ZipProblem& p, const Gpu& gpu, Path path, int32_t team) {
-  if (path == Path::kCluster && teams_at_once(gpu, path, team) == 0) return std::nullopt;
-  const int64_t teams = teams_to_launch(p, gpu, path, team);
-  if (teams > INT32_MAX / team) return std::nullopt;
-  for (const HiddenTile tile : tiles_to_try(p, gpu, path, team)) {
-    const ZipTiling tiling = make_tiling(p, team, static_cast<int32_t>(teams), tile);
-    if (tiling.at.total <= gpu.block_shared_bytes) return tiling;
+std::optional<ZipTiling> try_team(const Request& r, Path path, const Team& team) {
+  if (path == Path::kCluster && teams_at_once(r.gpu, path, team) == 0) return std::nullopt;
+  const int64_t teams = teams_to_launch(r.p, r.gpu, path, team);
+  if (teams > INT32_MAX / team.blocks) return std::nullopt;
+  for (const HiddenTile tile : tiles_to_try(r, path, team)) {
+    const ZipTiling tiling =
+        make_tiling(r.p, team.blocks, static_cast<int32_t>(teams), tile, counts_ranks(r, team.blocks));
+    const int64_t resident = team.each.resident * (tiling.at.total + kSharedBytesOfEachBlock);
+    if (resident <= r.gpu.block_shared_bytes + kSharedBytesOfEachBlock) return tiling;
   }
   return std::nullopt;
 }
 
-// Team sizes from the best to the worst: as many blocks an image as one wave has room for, up to `most`; then more,
-// where memory asks for smaller parts; then fewer.  Packed images count by their tokens, as so many of the longest: one
-// that is many times the others would keep a small team busy long after they are done.
-std::vector<int32_t> team_sizes(const ZipProblem& p, const Gpu& gpu, Path path, int32_t least, int32_t most,
-                                int32_t possible) {
-  int32_t best = most;
-  while (best > least && p.all_tokens > p.S * teams_at_once(gpu, path, best)) best /= 2;
-  std::vector<int32_t> teams;
-  for (int32_t team = best; team <= possible; team *= 2) teams.push_back(team);
-  for (int32_t team = best / 2; team >= least; team /= 2) teams.push_back(team);
-  return teams;
-}
+// Sizes of teams: those that are wanted, and the largest that may be taken where memory asks for smaller parts.
+struct TeamSizes {
+  int32_t least, most, largest;
+};
 
-std::vector<int32_t> teams_to_try(const ZipProblem& p, const Gpu& gpu, Path path, int32_t forced) {
-  if (forced > 0) return {forced};
+TeamSizes team_sizes(const Request& r, Path path) {
+  if (r.forced.team > 0) return {r.forced.team, r.forced.team, r.forced.team};
+  const Thresholds& t = r.thresholds;
   switch (path) {
     case Path::kCluster:
-      // At least four, so that enough loads of one image are in flight.  `python -m benchmarks --device cuda --filter
-      // B160` with VISIONZIP_TEAM=2, and with 4, measures it.
-      return team_sizes(p, gpu, path, 4, kMostClusterBlocks, kMostClusterBlocks);
+      return {t.least_cluster_team.value, t.most_cluster_team.value, kMostClusterBlocks};
     case Path::kGrid:
-      return team_sizes(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
+      return {t.least_grid_team.value, t.most_grid_team.value,
+              std::min(t.largest_grid_team.value, r.gpu.multiprocessors)};
     case Path::kBlock:
-      return {1};
     case Path::kNone:
       break;
   }
-  return {};
+  return {1, 1, 1};
 }
 
+// As many blocks an image as one wave has room for; 0: it has none.  Packed images count by their tokens, as so many of
+// the longest: one that is many times the others would keep a small team busy long after they are done.
+int32_t one_wave_team(const Request& r, Path path, const TeamSizes& sizes, const Blocks& each) {
+  int32_t blocks = sizes.most;
+  while (blocks >= sizes.least && r.p.all_tokens > r.p.S * teams_at_once(r.gpu, path, {blocks, each})) blocks--;
+  return blocks >= sizes.least ? blocks : 0;
+}
+
+// From the best to the worst: all images in one wave, of one block a multiprocessor if it has room for them; then, as
+// shared memory asks for it, larger teams and smaller ones.
+std::vector<Team> teams_to_try(const Request& r, Path path) {
+  const auto forced = r.forced.threads, many_threads = forced > 0 ? forced : r.thresholds.many_images_threads.value;
+  const Blocks one{forced > 0 ? forced : kZipThreads, 1}, many{many_threads, kZipThreads / many_threads};
+  const TeamSizes sizes = team_sizes(r, path);
+  const int32_t of_one = one_wave_team(r, path, sizes, one);
+  std::vector<Team> teams;
+  if (of_one == 0) teams.push_back({std::max(sizes.least, one_wave_team(r, path, sizes, many)), many});
+  const int32_t best = std::max(sizes.least, of_one);
+  for (int32_t blocks = best; blocks <= sizes.largest; blocks++) teams.push_back({blocks, one});
+  for (int32_t blocks = best - 1; blocks >= sizes.least; blocks--) teams.push_back({blocks, one});
+  return teams;
+}
+
+bool has_clusters(const Gpu& gpu) { return *std::max_element(gpu.clusters.begin(), gpu.clusters.end()) > 0; }
+
 // Small batches want many blocks an image; large ones, without clusters, one block each and no barrier between blocks.
-std::vector<Path> paths_to_try(const ZipProblem& p, const Gpu& gpu, Path forced) {
-  if (forced != Path::kNone) return {forced};
-  if (*std::max_element(gpu.clusters.begin(), gpu.clusters.end()) > 0)
-    return {Path::kCluster, Path::kGrid, Path::kBlock};
-  if (p.all_tokens >= int64_t{p.S} * gpu.multiprocessors) return {Path::kBlock, Path::kGrid};
+std::vector<Path> paths_to_try(const Request& r) {
+  if (r.forced.path != Path::kNone) return {r.forced.path};
+  if (has_clusters(r.gpu)) return {Path::kCluster, Path::kGrid, Path::kBlock};
+  const double images = r.thresholds.block_path_images.value * r.gpu.multiprocessors;
+  if (static_cast<double>(r.p.all_tokens) >= r.p.S * images) return {Path::kBlock, Path::kGrid};
   return {Path::kGrid, Path::kBlock};
 }
 
@@ -92,49 +144,94 @@ ZipPlan no_plan(std::string why) {
   return plan;
 }
 
-ZipPlan finish(const ZipTiling& tiling, Path path) {
+std::string describe(const ZipTiling& tiling, const Blocks& each) {
+  return std::to_string(tiling.team_blocks) + " blocks an image, " + std::to_string(each.resident) +
+         " a multiprocessor; hidden " + (tiling.staged ? "staged in shared memory" : "read where it is");
+}
+
+ZipPlan finish(const ZipTiling& tiling, Path path, const Blocks& each) {
   ZipPlan plan{};
   plan.path = path;
   plan.blocks = tiling.teams * tiling.team_blocks;
-  plan.threads = kZipThreads;
+  plan.threads = each.threads;
   plan.shared_bytes = tiling.at.total;
   plan.scratch_bytes = path == Path::kGrid && tiling.team_blocks > 1 ? tiling.teams * tiling.scratch_of_team : 0;
   plan.tiling = tiling;
-  plan.why = std::to_string(tiling.team_blocks) + " blocks an image; hidden " +
-             (tiling.staged ? "staged in shared memory" : "read where it is");
+  plan.why = describe(tiling, each);
   return plan;
 }
 
-ZipPlan plan_fused(const ZipProblem& p, const Gpu& gpu, const ForcedLaunch& forced) {
-  if (p.S > kMostTokens) return no_plan("S is over " + std::to_string(kMostTokens));
-  for (const Path path : paths_to_try(p, gpu, forced.path)) {
-    for (const int32_t team : teams_to_try(p, gpu, path, forced.team)) {
-      if (const auto tiling = try_team(p, gpu, path, team)) return finish(*tiling, path);
+bool forces_fused(const ForcedLaunch& forced) {
+  ForcedLaunch fused = forced;
+  fused.sum_chunks = 0;
+  return fused != ForcedLaunch{};
+}
+
+// Which teams a path has on a GPU, as an error says it; empty if this is one.
+std::string team_expected(const Gpu& gpu, Path path, int32_t team) {
+  int32_t most = 1;
+  if (path == Path::kGrid) most = gpu.multiprocessors;
+  if (path == Path::kCluster) {
+    if (team <= kMostClusterBlocks && gpu.clusters[static_cast<size_t>(team)] > 0) return {};
+    for (int32_t blocks = 2; blocks <= kMostClusterBlocks; blocks++) {
+      if (gpu.clusters[static_cast<size_t>(blocks)] > 0) most = blocks;
     }
   }
-  if (forced.path != Path::kNone) {
-    throw std::invalid_argument(std::string("VISIONZIP_PATH=") + name_of(forced.path) +
-                                " cannot be taken for S = " + std::to_string(p.S) + " on a GPU of compute capability " +
-                                std::to_string(gpu.compute_capability));
-  }
-  return no_plan("shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small");
+  if (path != Path::kCluster && team <= most) return {};
+  return (most > 1 ? "1 to " + std::to_string(most) : "1") + " with path=" + name_of(path);
 }
 
-Path forced_path() {
-  const char* value = std::getenv("VISIONZIP_PATH");
-  if (!value || !*value) return Path::kNone;
-  for (const Path path : {Path::kCluster, Path::kGrid, Path::kBlock}) {
-    if (std::string(value) == name_of(path)) return path;
+// Of all paths that may be taken; empty if one has such a team.
+std::string team_expected(const Request& r) {
+  std::string expected;
+  for (const Path path : paths_to_try(r)) {
+    const std::string own = team_expected(r.gpu, path, r.forced.team);
+    if (own.empty()) return {};
+    expected += (expected.empty() ? "" : ", ") + own;
   }
-  throw std::invalid_argument("VISIONZIP_PATH is \"" + std::string(value) + "\"; expected cluster, grid or block");
+  return expected;
 }
 
-int32_t forced_team() {
-  const char* value = std::getenv("VISIONZIP_TEAM");
-  if (!value || !*value) return 0;
-  const int team = std::atoi(value);
-  if (team < 1) throw std::invalid_argument("VISIONZIP_TEAM is \"" + std::string(value) + "\"; expected 1 or more");
-  return team;
+std::string no_room(const Gpu& gpu) {
+  return "shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small";
+}
+
+std::string why_not_as_forced(const Request& r) {
+  const ForcedLaunch& f = r.forced;
+  if (f.path == Path::kCluster && !has_clusters(r.gpu)) {
+    return "path is cluster; expected grid or block, as no clusters run there";
+  }
+  if (r.p.S > kMostTokens) return "S is over " + std::to_string(kMostTokens);
+  if (f.team > 0) {
+    const std::string expected = team_expected(r);
+    if (!expected.empty()) return "team is " + std::to_string(f.team) + "; expected " + expected;
+  }
+  if (f.staged.value_or(false) && f.tile > 0) {
+    const int32_t blocks = f.team > 0 ? f.team : 1, own = block_vectors_of(r.p, blocks);
+    if (f.tile < own) {
+      return "tile is " + std::to_string(f.tile) + "; expected all " + std::to_string(own) +
+             " vectors of a block, as staged=1 copies them at once; or " + no_room(r.gpu);
+    }
+  }
+  return no_room(r.gpu);
+}
+
+[[noreturn]] void refuse(const Request& r) {
+  throw std::invalid_argument("VISIONZIP_PLAN=" + to_text(r.forced) +
+                              " cannot be taken for S = " + std::to_string(r.p.S) + " on a GPU of compute capability " +
+                              std::to_string(r.gpu.compute_capability) + ": " + why_not_as_forced(r));
+}
+
+ZipPlan plan_fused(const Request& r) {
+  const bool countable = r.p.S <= kMostTokens;
+  for (const Path path : countable ? paths_to_try(r) : std::vector<Path>{}) {
+    if (r.forced.team > 0 && !team_expected(r.gpu, path, r.forced.team).empty()) continue;
+    for (const Team& team : teams_to_try(r, path)) {
+      if (const auto tiling = try_team(r, path, team)) return finish(*tiling, path, team.each);
+    }
+  }
+  if (forces_fused(r.forced)) refuse(r);
+  return no_plan(countable ? no_room(r.gpu) : "S is over " + std::to_string(kMostTokens));
 }
 
 }  // namespace
@@ -154,16 +251,15 @@ const char* name_of(Path path) {
 }
 
 ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced) {
-  ZipPlan plan = plan_fused(problem, gpu, forced);
+  const Thresholds& thresholds = thresholds_of(gpu.compute_capability);
+  ZipPlan plan = plan_fused({problem, gpu, forced, thresholds});
   if (!needs_column_sums(problem)) return plan;
   if (int64_t{problem.S} * problem.group > INT32_MAX) return no_plan("an image has over 2147483647 cells");
-  plan.column_sums = plan_column_sums(column_sums_problem(problem), gpu);
+  plan.column_sums = plan_column_sums(column_sums_problem(problem), gpu, forced.sum_chunks);
   if (plan.column_sums->possible) return plan;
   plan.path = Path::kNone;
   plan.why = plan.column_sums->why;
   return plan;
 }
-
-ForcedLaunch forced_by_environment() { return {forced_path(), forced_team()}; }
 
 }  // namespace visionzip::cuda

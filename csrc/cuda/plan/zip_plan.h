@@ -32,16 +32,19 @@ struct ZipPlan {
   bool operator==(const ZipPlan&) const = default;
 };
 
-// The only path and the only number of blocks that may be taken; kNone and 0: any.
+// What is taken instead of what the plan would choose: kNone, 0 and nullopt leave it the choice (forced_launch.h).
 struct ForcedLaunch {
   Path path = Path::kNone;
   int32_t team = 0;
+  int32_t threads = 0;     // of a block
+  int32_t tile = 0;        // 16-byte vectors of channels that a block merges at a time, at most
+  int32_t sum_chunks = 0;  // of a head, that a block sums the columns of
+  std::optional<bool> staged, rank_counting;
+
+  bool operator==(const ForcedLaunch&) const = default;
 };
 
 // Throws std::invalid_argument where what is forced is impossible.
 ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced = {});
-
-// VISIONZIP_PATH=cluster|grid|block and VISIONZIP_TEAM=n, which tests force paths with.
-ForcedLaunch forced_by_environment();
 
 }  // namespace visionzip::cuda

@@ -84,19 +84,20 @@ SharedLayout lay_out(const ZipProblem& p, const ZipTiling& tiling) {
 
 }  // namespace
 
-ZipTiling make_tiling(const ZipProblem& p, int32_t team_blocks, int32_t teams, HiddenTile tile) {
+int32_t block_vectors_of(const ZipProblem& p, int32_t team_blocks) {
+  return ceil_divide(p.C / vector_elements(p), team_blocks);
+}
+
+ZipTiling make_tiling(const ZipProblem& p, int32_t team_blocks, int32_t teams, HiddenTile tile, bool rank_counting) {
   ZipTiling tiling{};
   tiling.team_blocks = team_blocks;
   tiling.teams = teams;
-  tiling.block_vectors = ceil_divide(p.C / vector_elements(p), team_blocks);
+  tiling.block_vectors = block_vectors_of(p, team_blocks);
   const int32_t whole = std::max(tiling.block_vectors, 1);
   tiling.tile_vectors = tile.vectors > 0 ? std::min(tile.vectors, whole) : whole;
   tiling.Dp = round_up(p.D, 4);
   tiling.staged = tile.staged;
-  // Up to so many comparisons a block, counting ranks is quicker than eight rounds over all scores.  The number follows
-  // from instruction counts; with another one here, `python -m benchmarks --device cuda --filter zip/` measures it.
-  constexpr int64_t kMostComparisons = 32 << 10;
-  tiling.rank_counting = int64_t{p.S} * block_tokens_of(p.S, team_blocks) <= kMostComparisons;
+  tiling.rank_counting = rank_counting;
   tiling.at = lay_out(p, tiling);
   // A counter; the replicated arrays twice (see GridTeam); the metric.
   const int64_t scratch = kCounterBytes + 2 * int64_t{tiling.at.replicated_end} + int64_t{4} * p.S * tiling.Dp;

@@ -7,7 +7,8 @@
 
 namespace visionzip::cuda {
 
-constexpr int kZipThreads = 512;  // of a block
+// Most of a block.  A multiprocessor has registers for so many: two blocks of half of them run side by side.
+constexpr int kZipThreads = 512;
 constexpr int kCounterBytes = 256;
 // Targets whose metrics are held in shared memory at a time.
 constexpr int kTargetTile = 64;
@@ -18,6 +19,9 @@ constexpr int kTargetTile = 64;
 constexpr int kShortImage = 2048;
 VISIONZIP_HOST_DEVICE inline constexpr int chunk_tokens(int S) { return S <= kShortImage ? 8 : 128; }
 VISIONZIP_HOST_DEVICE inline constexpr int chunks_of(int S) { return ceil_divide(S, chunk_tokens(S)); }
+
+// 16-byte vectors of channels that each of a team's blocks merges.
+int32_t block_vectors_of(const ZipProblem& problem, int32_t team_blocks);
 
 // Tokens that each of a team's blocks owns; never fewer of a longer image.
 VISIONZIP_HOST_DEVICE inline constexpr int block_tokens_of(int S, int team_blocks) {
@@ -80,6 +84,7 @@ struct HiddenTile {
 };
 
 // For teams of so many blocks.
-ZipTiling make_tiling(const ZipProblem& problem, int32_t team_blocks, int32_t teams, HiddenTile tile);
+ZipTiling make_tiling(const ZipProblem& problem, int32_t team_blocks, int32_t teams, HiddenTile tile,
+                      bool rank_counting);
 
 }  // namespace visionzip::cuda
