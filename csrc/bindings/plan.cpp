@@ -155,7 +155,20 @@ void bind_plan(py::module_& module) {
       "plan", &plan, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0, py::arg("H") = 1,
       py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true, py::arg("threads") = 1,
       "How the CPU kernels would solve a problem: the images that a thread works on alone (whole_images) and those "
-      "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes.");
+      "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes. "
+      "VISIONZIP_CPU_PLAN overrides the factors that it goes by, as in the operators.");
+  module.def(
+      "cpu_factors",
+      [] {
+        const cpu::Factors by = cpu::factors();
+        return std::map<std::string, double>{{"least_tokens", static_cast<double>(by.least_tokens)},
+                                             {"sum_kilobytes", static_cast<double>(by.sum_kilobytes)},
+                                             {"head_rounds", static_cast<double>(by.head_rounds)},
+                                             {"most_above_mean", by.most_above_mean},
+                                             {"assign_work", by.assign_work},
+                                             {"column_work", by.column_work}};
+      },
+      "What the plans of the CPU kernels go by, as VISIONZIP_CPU_PLAN overrides it.");
   module.def("divide_packed", &divide_packed, py::arg("work"), py::kw_only(), py::arg("threads"),
              "How the CPU kernels divide packed images by their work: the images (by number) that each thread works on "
              "alone, and those that all threads share.");

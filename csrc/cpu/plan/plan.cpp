@@ -1,8 +1,10 @@
 #include "cpu/plan/plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 
+#include "common/key_values.h"
 #include "common/rounding.h"
 
 namespace visionzip::cpu {
@@ -26,22 +28,62 @@ std::vector<std::vector<int64_t>> deal(const std::vector<double>& work, const in
   return dealt;
 }
 
+const std::string kVariable = "VISIONZIP_CPU_PLAN";
+
+int64_t count(const std::string& key, const std::string& value) {
+  constexpr int64_t kMost = 1 << 20;
+  return parse_number<int64_t>(kVariable, key, value, 1, kMost, "1 to " + std::to_string(kMost));
+}
+
+double ratio(const std::string& key, const std::string& value, double least) {
+  const std::string expected = least == 1 ? "a number from 1 to 1000" : "a number from 0 to 1000";
+  return parse_number<double>(kVariable, key, value, least, 1000, expected);
+}
+
+void set(Factors& factors, const std::string& key, const std::string& value) {
+  if (key == "least_tokens") {
+    factors.least_tokens = count(key, value);
+  } else if (key == "sum_kilobytes") {
+    factors.sum_kilobytes = count(key, value);
+  } else if (key == "head_rounds") {
+    factors.head_rounds = count(key, value);
+  } else if (key == "most_above_mean") {
+    factors.most_above_mean = ratio(key, value, 1);
+  } else if (key == "assign_work") {
+    factors.assign_work = ratio(key, value, 0);
+  } else if (key == "column_work") {
+    factors.column_work = ratio(key, value, 0);
+  } else {
+    unknown_key(kVariable, key,
+                "least_tokens, sum_kilobytes, head_rounds, most_above_mean, assign_work or column_work");
+  }
+}
+
 }  // namespace
 
+Factors factors() {
+  Factors factors;
+  const char* text = std::getenv(kVariable.c_str());
+  if (!text) return factors;
+  for (const auto& [key, value] : parse_key_values(kVariable, text)) set(factors, key, value);
+  return factors;
+}
+
 ImagePlan plan_image(const Problem& p, int64_t sharing, int64_t threads) {
+  const Factors by = factors();
   ImagePlan plan{};
-  plan.least_tokens = 32;
+  plan.least_tokens = by.least_tokens;
 
   // Whole rows, which are read fastest, as long as the sums stay in the second-level cache.
-  constexpr int64_t kSumBytes = 256 << 10, kLeastChannels = 64;
-  const int64_t fitting = kSumBytes / (4 * std::max<int64_t>(p.m, 1)) / kLeastChannels * kLeastChannels;
+  constexpr int64_t kLeastChannels = 64;
+  const int64_t fitting = (by.sum_kilobytes << 10) / (4 * std::max<int64_t>(p.m, 1)) / kLeastChannels * kLeastChannels;
   const auto channels = [&](int64_t wanted) {
     return std::max(kLeastChannels, std::min(fitting, round_up(wanted, kLeastChannels)));
   };
   plan.whole_channels = channels(p.C);
   plan.shared_channels = channels(ceil_divide(p.C * sharing, threads));
   plan.row_shares = sharing ? ceil_divide(threads, sharing) : 1;
-  plan.query_chunks = sharing && sums_columns(p) && sharing * p.H < 4 * threads ? kQueryChunks : 1;
+  plan.query_chunks = sharing && sums_columns(p) && sharing * p.H < by.head_rounds * threads ? kQueryChunks : 1;
   return plan;
 }
 
@@ -64,29 +106,29 @@ Division divide_images(const std::vector<double>& work, int64_t threads) {
                    [&](int64_t a, int64_t b) { return work[static_cast<size_t>(a)] > work[static_cast<size_t>(b)]; });
   double left = std::accumulate(work.begin(), work.end(), 0.0);
   Division division;
-  // One thread may take so much longer than their mean.  Sharing ends once no image is larger than this allows, at the
-  // latest; that is after threads / 0.15 images.
-  constexpr double kMostAboveMean = 1.15;
+  // Sharing ends once no image is larger than this allows, at the latest; with 1.15 that is after threads / 0.15
+  // images.
+  const double most_above_mean = factors().most_above_mean;
   for (int64_t shared = 0;; shared++) {
     double most = 0;
     const auto rest = static_cast<int64_t>(work.size()) - shared;
     division.whole = deal(work, by_work.data() + shared, rest, threads, most);
-    if (most * static_cast<double>(threads) <= kMostAboveMean * left || rest == 0) return division;
+    if (most * static_cast<double>(threads) <= most_above_mean * left || rest == 0) return division;
     division.shared.push_back(by_work[static_cast<size_t>(shared)]);
     left -= work[static_cast<size_t>(division.shared.back())];
   }
 }
 
-// In multiplications and additions, or elements moved.  The factors are estimates: `python -m benchmarks` times the
-// parts that they weigh against each other.
+// In multiplications and additions, or elements moved.
 double work_of(const Problem& p) {
   const auto number = [](int64_t x) { return static_cast<double>(x); };
   const double S = number(p.S), cells = S * number(p.group);
   double work = 1 + number(p.C) * S;
   if (!decides(p.operation)) return work;
+  const Factors by = factors();
   const double heads = number(p.H) * number(p.D);
-  work += cells * heads + S * number(p.D) * number(p.m) / 8;
-  if (sums_columns(p)) work += cells * cells * heads / 8;
+  work += cells * heads + S * number(p.D) * number(p.m) * by.assign_work;
+  if (sums_columns(p)) work += cells * cells * heads * by.column_work;
   return work;
 }
 

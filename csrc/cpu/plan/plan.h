@@ -26,6 +26,20 @@ struct Problem {
   int64_t group = 1;            // cells of the encoder, each with a key and a score, that make one of the S tokens
 };
 
+// What plans go by: matters of measurement.  `python -m benchmarks.tune` measures them.
+struct Factors {
+  int64_t least_tokens = 32;      // that are worth a thread
+  int64_t sum_kilobytes = 256;    // of a merge's sums at a time: they are to stay in the second-level cache
+  int64_t head_rounds = 4;        // with fewer heads for a thread, column sums are shared by chunks of queries, too
+  double most_above_mean = 1.15;  // one thread may take so much longer than their mean over packed images
+  double assign_work = 0.125;     // of a multiplication in similarities and in column sums, which run from the cache,
+  double column_work = 0.125;     // to one in reading keys
+};
+
+// VISIONZIP_CPU_PLAN="least_tokens=32,...", read anew, with the fields' names as keys; the others are as above.  Throws
+// std::invalid_argument.
+Factors factors();
+
 struct ImagePlan {
   int64_t least_tokens;     // that are worth a thread
   int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
