@@ -221,8 +221,7 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
         std::memcmp(other.tokens.data(), first.tokens.data(), first.tokens.bytes()) == 0) {
       continue;
     }
-    throw std::runtime_error(c.text() + "\nother bits than by the first team, of 4: " + name_of(by.path) + " of " +
-                             std::to_string(by.team));
+    throw std::runtime_error(c.text() + "\nother bits than by the first team, of 4: " + cuda::to_text(by));
   }
   return static_cast<int>(teams.size()) + 4;
 }
@@ -261,8 +260,8 @@ int run_placement(bool alike, Numbers& numbers) {
 }  // namespace
 
 int run_packed_cases() {
-  std::vector<cuda::ForcedLaunch> teams{
-      {Path::kBlock, 1}, {Path::kCluster, 2}, {Path::kCluster, 16}, {Path::kGrid, 2}, {Path::kGrid, 4}};
+  std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},    {Path::kCluster, 2},   {Path::kCluster, 11, 256},
+                                        {Path::kCluster, 16}, {Path::kGrid, 3, 256}, {Path::kGrid, 4}};
   std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132;
   Numbers numbers(5);

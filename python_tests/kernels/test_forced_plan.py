@@ -187,5 +187,5 @@ def test_no_plan_changes_a_bit_of_packed_images_emulated(monkeypatch, rng, sourc
 def test_operators_refuse_what_cannot_be_emulated(monkeypatch, rng):
     call = random_call("zip", rng, Shape(B=1, S=40, C=16, H=2, D=8, k=5, m=4))
     monkeypatch.setenv(VARIABLE, "path=block,team=3")
-    with pytest.raises(RuntimeError, match="team is 3; expected 1 with path=block"):
+    with pytest.raises(ValueError, match="team is 3; expected 1 with path=block"):
         call.on(EMULATED)

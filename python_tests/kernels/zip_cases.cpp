@@ -191,8 +191,8 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
     Results other(c);
     launch(c, in, other, teams[i]);
     if (other == first) continue;
-    throw std::runtime_error(c.text() + "\nother bits than by " + cuda::name_of(teams[0].path) + ": " +
-                             cuda::name_of(teams[i].path) + " of " + std::to_string(teams[i].team));
+    throw std::runtime_error(c.text() + "\nother bits than by " + cuda::to_text(teams[0]) + ": " +
+                             cuda::to_text(teams[i]));
   }
   return static_cast<int>(teams.size());
 }
@@ -200,9 +200,10 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
 }  // namespace
 
 int run_zip_cases() {
-  std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},   {Path::kCluster, 2},  {Path::kCluster, 4},
-                                        {Path::kCluster, 8}, {Path::kCluster, 16}, {Path::kGrid, 2},
-                                        {Path::kGrid, 4},    {Path::kGrid, 8}};
+  std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},    {Path::kCluster, 2}, {Path::kCluster, 4},
+                                        {Path::kCluster, 7},  {Path::kCluster, 8}, {Path::kCluster, 13, 256},
+                                        {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 3, 96},
+                                        {Path::kGrid, 4},     {Path::kGrid, 8},    {Path::kBlock, 1, 256}};
   std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 8 << 10;
   struct Sizes {

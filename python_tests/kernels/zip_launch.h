@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/zip.h"
+#include "cuda/plan/forced_launch.h"
 #include "driver.h"
 
 namespace visionzip::kernel_tests {
@@ -28,8 +29,7 @@ inline void launch_by(const cuda::ZipProblem& problem, const cuda::ZipTensors& t
   workspace.scratch = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 15) & ~uintptr_t{15});
   const cudaError_t error = cuda::launch_zip(cuda::make_zip_params(problem, plan, tensors, workspace), plan, nullptr);
   if (error == cudaSuccess) return;
-  throw std::runtime_error(case_text + ", " + cuda::name_of(by.path) + " of " + std::to_string(by.team) + "\n" +
-                           cudaGetErrorString(error));
+  throw std::runtime_error(case_text + ", " + cuda::to_text(by) + "\n" + cudaGetErrorString(error));
 }
 
 }  // namespace visionzip::kernel_tests
