@@ -206,12 +206,11 @@ std::string why_not_as_forced(const Request& r) {
     const std::string expected = team_expected(r);
     if (!expected.empty()) return "team is " + std::to_string(f.team) + "; expected " + expected;
   }
-  if (f.staged.value_or(false) && f.tile > 0) {
-    const int32_t blocks = f.team > 0 ? f.team : 1, own = block_vectors_of(r.p, blocks);
-    if (f.tile < own) {
-      return "tile is " + std::to_string(f.tile) + "; expected all " + std::to_string(own) +
-             " vectors of a block, as staged=1 copies them at once; or " + no_room(r.gpu);
-    }
+  // Where no team is forced: of the largest cluster.
+  const int32_t least_vectors = block_vectors_of(r.p, f.team > 0 ? f.team : kMostClusterBlocks);
+  if (f.staged.value_or(false) && f.tile > 0 && f.tile < least_vectors) {
+    return "tile is " + std::to_string(f.tile) + "; expected all of a block's vectors, " +
+           std::to_string(least_vectors) + " or more, as staged=1 copies them at once";
   }
   return no_room(r.gpu);
 }
