@@ -44,6 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose planner (default: cpu)")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only sweeps whose name contains TEXT")
+    parser.add_argument("--again", action="store_true", help="also what the file has: it was disturbed")
     parser.add_argument("--seconds", type=float, metavar="S", help="per sweep (default: 6, with cuda 0.5)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="begin no sweep after S seconds")
     parser.add_argument("--quick", action="store_true", help="tiny problems and few rounds: a try, no figures")
@@ -105,6 +106,12 @@ def begun(output: Path | None, facts: dict[str, Any], settings: Settings, termin
         terminal.say(f"{output} begins anew, as it is of other {', '.join(other) or 'settings'}", style="yellow")
         return fresh
     return earlier
+
+
+def without(measured: list[dict[str, Any]], sweeps: list[Sweep]) -> list[dict[str, Any]]:
+    """What was measured of other sweeps than these."""
+    names = {sweep.name for sweep in sweeps}
+    return [sweep for sweep in measured if sweep["name"] not in names]
 
 
 def run(
@@ -180,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
     facts = environment(timer)
     output = options.output or (None if options.quick else RESULTS / f"{slug(facts['device'])}.plan.json")
     content = begun(output, facts, settings, terminal)
+    if options.again:
+        content["sweeps"] = without(content["sweeps"], sweeps)
     limit = float("inf") if options.time_limit is None else options.time_limit
     left = run(sweeps, VARIABLES[options.device], timer, settings, content, output, limit, terminal)
     terminal.show(table(implied(options.device, content)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,23 +67,27 @@ def _pairs(sweeps: Iterable[Measured], key: str, value: str, other: str) -> Iter
 # --- the CPU's factors ------------------------------------------------------------------------------------------------
 
 
-def gain(sweeps: list[Measured], plan: str) -> tuple[float, float]:
-    """How many times as fast as the planner's own, over all cases (geometric mean), and the noise of that."""
-    speedups = [_median(sweep, DEFAULT) / _median(sweep, plan) for sweep in sweeps]
-    noises = [sum(median_noise(sweep["seconds"][name]) for name in (plan, DEFAULT)) for sweep in sweeps]
-    return statistics.geometric_mean(speedups), max(noises)
+def gain(sweeps: list[Measured], plan: str, over: str) -> tuple[float, float]:
+    """How many times as fast as another plan, over all cases (geometric mean), and the noise of that."""
+    speedups = [_median(sweep, over) / _median(sweep, plan) for sweep in sweeps]
+    noises = [median_noise(sweep["seconds"][name]) for sweep in sweeps for name in (plan, over)]
+    return statistics.geometric_mean(speedups), math.hypot(*noises) / len(sweeps)
 
 
 def cpu_factors(sweeps: list[Measured], current: Mapping[str, float]) -> list[Implied]:
-    """Each factor's best value, if it is better than the code's beyond noise; else the code's."""
+    """Each factor's best value, if it is better than the code's beyond noise; else the code's.
+
+    The code's own value is overridden by itself, as reading a plan's text takes microseconds.
+    """
     implied = []
     for name, value in current.items():
         own = _about(sweeps, name)
         plans = [plan for plan in own[0]["seconds"] if plan != DEFAULT] if own else []
         plans = [plan for plan in plans if all(plan in sweep["seconds"] for sweep in own)]
-        if not plans:
+        code = f"{name}={value:g}"
+        if code not in plans:
             continue
-        gains = {plan: gain(own, plan) for plan in plans}
+        gains = {plan: gain(own, plan, code) for plan in plans}
         best = max(plans, key=lambda plan: gains[plan][0])
         times, noise = gains[best]
         is_better = times > 1 + noise

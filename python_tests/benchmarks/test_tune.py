@@ -67,6 +67,7 @@ def test_each_factor_is_swept_around_the_codes():
     assert FACTORS.keys() == _C.cpu_factors().keys()
     for name, values in FACTORS.items():
         assert min(values) < _C.cpu_factors()[name] < max(values)
+        assert _C.cpu_factors()[name] in values
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,18 @@ def test_what_was_cut_off_goes_on(tmp_path, monkeypatch, capsys):
     assert both[0] == first[0]
     assert len(both) == len(quick_sweeps("cpu", [case for case in quick_cases() if case.op == "zip"]))
     assert {DEFAULT, "least_tokens=8"} <= both[1]["seconds"].keys()
+
+
+def test_what_was_disturbed_is_measured_again(tmp_path):
+    """And nothing else."""
+    output = tmp_path / "machine.plan.json"
+    assert command.main(["--quick", "--output", str(output)]) == 0
+    first = {sweep["name"]: sweep for sweep in json.loads(output.read_text())["sweeps"]}
+    assert command.main(["--quick", "--filter", "merge", "--again", "--output", str(output)]) == 0
+    second = {sweep["name"]: sweep for sweep in json.loads(output.read_text())["sweeps"]}
+    assert first.keys() == second.keys()
+    for name in first:
+        assert (first[name] != second[name]) == ("merge" in name)
 
 
 def test_a_limit_leaves_the_rest(tmp_path, capsys):
@@ -204,15 +217,15 @@ def values(implied) -> dict[str, float]:
 
 def test_a_factor_changes_where_another_is_quicker_beyond_noise():
     current = {"least_tokens": 32.0}
-    quick = measured("least_tokens", {DEFAULT: 1.0, "least_tokens=8": 1.1, "least_tokens=64": 0.8})
-    assert values(cpu_factors([quick], current)) == {"least_tokens": 64}
-    noisy = measured("least_tokens", {DEFAULT: 1.0, "least_tokens=8": 1.1, "least_tokens=64": 0.8}, spread=0.9)
+    seconds = {DEFAULT: 0.7, "least_tokens=8": 1.1, "least_tokens=32": 1.0, "least_tokens=64": 0.8}
+    assert values(cpu_factors([measured("least_tokens", seconds)], current)) == {"least_tokens": 64}
+    noisy = measured("least_tokens", seconds, spread=0.9)
     assert values(cpu_factors([noisy], current)) == current
 
 
 def test_a_factor_must_be_quicker_over_all_cases():
-    half = measured("least_tokens", {DEFAULT: 1.0, "least_tokens=64": 0.8})
-    other = measured("least_tokens", {DEFAULT: 1.0, "least_tokens=64": 1.4})
+    half = measured("least_tokens", {"least_tokens=32": 1.0, "least_tokens=64": 0.8})
+    other = measured("least_tokens", {"least_tokens=32": 1.0, "least_tokens=64": 1.4})
     assert values(cpu_factors([half, other], {"least_tokens": 32.0})) == {"least_tokens": 32}
 
 
