@@ -90,13 +90,13 @@ cuda::ZipTensors tensors_of(const Case& c, const Inputs& in, Results& out) {
   return t;
 }
 
-void launch(const Case& c, const Inputs& in, Results& out, const cuda::ForcedLaunch& by) {
+void launch(const Case& c, const Inputs& in, Results& out, const cuda::ForcedLaunch& by, int32_t threads = 0) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
   gpu.block_shared_bytes = std::min(gpu.block_shared_bytes, c.shared_bytes);
-  launch_by(problem_of(c), tensors_of(c, in, out), gpu, by, c.text());
+  launch_by(problem_of(c), tensors_of(c, in, out), gpu, by, c.text(), threads);
 }
 
 // --- float64 ---
@@ -178,7 +178,7 @@ void check_image(const Case& c, const Inputs& in, const Results& out, int b) {
 
 // --- cases ---
 
-// All teams give the bits of the first, which is checked.
+// All teams, and blocks of other sizes, give the bits of the first, which is checked.
 int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Numbers& numbers) {
   const int64_t key_count = int64_t{c.B} * c.S * c.H * c.D;
   Inputs in{Elements(c.dtype, int64_t{c.B} * c.S * c.C), Elements(c.dtype, key_count), Elements(c.dtype, key_count),
@@ -187,14 +187,20 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
   Results first(c);
   launch(c, in, first, teams.front());
   for (int b = 0; b < c.B; b++) check_image(c, in, first, b);
-  for (size_t i = 1; i < teams.size(); i++) {
+  int launches = 1;
+  const auto expect_same = [&](const cuda::ForcedLaunch& by, int32_t threads) {
     Results other(c);
-    launch(c, in, other, teams[i]);
-    if (other == first) continue;
+    launch(c, in, other, by, threads);
+    launches++;
+    if (other == first) return;
     throw std::runtime_error(c.text() + "\nother bits than by " + cuda::name_of(teams[0].path) + ": " +
-                             cuda::name_of(teams[i].path) + " of " + std::to_string(teams[i].team));
-  }
-  return static_cast<int>(teams.size());
+                             cuda::name_of(by.path) + " of " + std::to_string(by.team) + ", " +
+                             std::to_string(threads) + " threads");
+  };
+  for (size_t i = 1; i < teams.size(); i++) expect_same(teams[i], 0);
+  expect_same(teams.front(), 256);
+  expect_same(teams.back(), 96);
+  return launches;
 }
 
 }  // namespace
@@ -219,6 +225,8 @@ int run_zip_cases() {
       {1, 60, 16, 2, 8, 9, 6, false, true, kMany, kLarge},     // scores from all queries
       {1, 210, 8, 1, 8, 20, 130, true, false, kMany, kLarge},  // more targets than are held at a time
       {5, 40, 16, 2, 8, 6, 4, true, false, 8, kLarge},         // more images than teams
+      {1, 77, 16, 11, 72, 7, 4, true, false, kMany, kLarge},   // nine vectors of channels; heads in two batches
+      {1, 45, 16, 16, 80, 6, 3, true, false, kMany, kLarge},   // an even number of heads
       {1, 90, 264, 2, 8, 9, 6, true, false, kMany, kSmall},    // channels in several tiles, read as they come
   };
   Numbers numbers(2);

@@ -18,10 +18,12 @@ inline bool device_has(const cuda::ForcedLaunch& by) {
   return by.path != cuda::Path::kCluster || emulated_device().clusters[static_cast<size_t>(by.team)] > 0;
 }
 
-// By this path and team, in scratch memory that holds no zeros.  case_text: for errors.
+// By this path and team, in scratch memory that holds no zeros.  case_text: for errors.  threads: of a block; 0: as
+// planned.
 inline void launch_by(const cuda::ZipProblem& problem, const cuda::ZipTensors& tensors, const cuda::Gpu& gpu,
-                      const cuda::ForcedLaunch& by, const std::string& case_text) {
-  const cuda::ZipPlan plan = cuda::plan_zip(problem, gpu, by);
+                      const cuda::ForcedLaunch& by, const std::string& case_text, int32_t threads = 0) {
+  cuda::ZipPlan plan = cuda::plan_zip(problem, gpu, by);
+  if (threads > 0) plan.threads = threads;
   if (plan.path == cuda::Path::kNone) throw std::runtime_error(case_text + "\ndoes not fit: " + plan.why);
   std::vector<char> scratch(static_cast<size_t>(plan.scratch_bytes) + 16, '\x7f');
   cuda::ZipWorkspace workspace{};
