@@ -89,6 +89,22 @@ def test_no_team_changes_a_bit(monkeypatch, rng, op, shape, seed):
             assert torch.equal(actual, wanted), f"{path} of {blocks}"
 
 
+@pytest.mark.parametrize("has_cls", [True, False], ids=["cls", "mean"])
+@pytest.mark.parametrize("S", [30, 257, 577])
+@pytest.mark.parametrize("values", [1, 3, 1000])
+def test_both_ways_of_selection_break_ties_by_index(monkeypatch, rng, values, S, has_cls):
+    """Large teams count ranks, small ones digits: of few different scores, which differ in their last bits."""
+    scores = (1 + torch.randint(values, (1, S), generator=rng) * 2.0**-23) * (-1) ** values
+    shape = Shape(B=1, S=S, C=0, H=1, D=8, k=S // 3, m=4, has_cls=has_cls)
+    call = random_call("select", rng, shape, (F32,) * 3).with_tensors(attn=scores)
+    order = sorted(range(has_cls, S), key=lambda j: (-scores[0, j].item(), j))
+    expected = sorted([*range(has_cls), *order[: shape.k - has_cls]])
+    for path, blocks in TEAMS:
+        monkeypatch.setenv("VISIONZIP_PATH", path)
+        monkeypatch.setenv("VISIONZIP_TEAM", str(blocks))
+        assert call.on(EMULATED)[0].tolist() == [expected], f"{path} of {blocks}"
+
+
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=dtype_name)
 def test_no_number_of_multiprocessors_changes_a_bit(monkeypatch, rng, dtype):
     """Few of them, and a block sums all of a head's queries; many, and each chunk has a block of its own."""

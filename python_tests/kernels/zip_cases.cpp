@@ -220,6 +220,8 @@ int run_zip_cases() {
       {1, 60, 16, 2, 8, 9, 6, false, true, kMany, kLarge},     // scores from all queries
       {1, 210, 8, 1, 8, 20, 130, true, false, kMany, kLarge},  // more targets than are held at a time
       {5, 40, 16, 2, 8, 6, 4, true, false, 8, kLarge},         // more images than teams
+      {1, 77, 16, 11, 72, 7, 4, true, false, kMany, kLarge},   // nine vectors of channels; heads in two batches
+      {1, 45, 16, 16, 80, 6, 3, true, false, kMany, kLarge},   // an even number of heads
       {1, 90, 264, 2, 8, 9, 6, true, false, kMany, kSmall},    // channels in several tiles, read as they come
   };
   Numbers numbers(2);

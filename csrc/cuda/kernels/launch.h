@@ -3,6 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+#include <tuple>
+
 namespace visionzip::cuda {
 
 struct LaunchShape {
@@ -44,24 +48,38 @@ class LaunchConfig {
   cudaLaunchConfig_t config_{};
 };
 
+// Sets an attribute of a kernel on the current device, where it has not been set to this before: setting one takes as
+// long as a launch.
+inline cudaError_t set_once(const void* kernel, cudaFuncAttribute attribute, int device, int value) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, cudaFuncAttribute, int>, int> values;
+  const std::lock_guard lock(mutex);
+  int& known = values[{kernel, attribute, device}];
+  if (known == value) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, attribute, value);
+  if (error == cudaSuccess) known = value;
+  return error;
+}
+
 // Lets a kernel have what a shape asks for beyond what every kernel may have.
 template <class Params>
 cudaError_t opt_in(void (*kernel)(Params), const LaunchShape& shape) {
   constexpr size_t kSharedOfAll = 48 << 10;
   constexpr unsigned kClusterOfAll = 8;
-  if (shape.shared_bytes > kSharedOfAll) {
-    // The most that the device has, never just this launch's: another thread, with less, may come in between.
-    int device, most;
-    if (const cudaError_t error = cudaGetDevice(&device)) return error;
-    if (const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) {
-      return error;
-    }
-    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most)) {
-      return error;
-    }
+  if (shape.shared_bytes <= kSharedOfAll && shape.cluster_blocks <= kClusterOfAll) return cudaSuccess;
+  const auto function = reinterpret_cast<const void*>(kernel);
+  int device, most;
+  if (const cudaError_t error = cudaGetDevice(&device)) return error;
+  if (shape.cluster_blocks > kClusterOfAll) {
+    const cudaError_t error = set_once(function, cudaFuncAttributeNonPortableClusterSizeAllowed, device, 1);
+    if (error != cudaSuccess) return error;
   }
-  if (shape.cluster_blocks <= kClusterOfAll) return cudaSuccess;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (shape.shared_bytes <= kSharedOfAll) return cudaSuccess;
+  // The most that the device has, never just this launch's: another thread, with less, may come in between.
+  if (const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) {
+    return error;
+  }
+  return set_once(function, cudaFuncAttributeMaxDynamicSharedMemorySize, device, most);
 }
 
 template <class Params>

@@ -5,6 +5,7 @@
 #include "cuda/kernels/device_assert.cuh"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/place.h"
+#include "cuda/kernels/warp.cuh"
 
 namespace visionzip::cuda {
 
@@ -38,20 +39,23 @@ __device__ __forceinline__ Budget budget_of(const PlaceParams& p, int i) {
 }
 
 // How many sequences are to be worked on before sequence i.
-__device__ __forceinline__ int rank_of(const Packing& packing, int i) {
+__device__ __forceinline__ int rank_of(const Packing& packing, int i, int lane) {
   if (packing.count > kMostSorted) return i;
   const int own = packing.cu_seqlens[i + 1] - packing.cu_seqlens[i];
   int rank = 0;
-  for (int j = 0; j < packing.count; j++) {
+  for (int j = lane; j < packing.count; j += 32) {
     const int other = packing.cu_seqlens[j + 1] - packing.cu_seqlens[j];
     rank += other > own || (other == own && j < i);
   }
-  return rank;
+  return static_cast<int>(reduce_sum(static_cast<unsigned>(rank)));
 }
 
+// A warp for each sequence.
 __global__ void __launch_bounds__(kPlaceThreads) place_kernel(const __grid_constant__ PlaceParams p) {
-  const int i = p.first + static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int i = p.first + static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
   if (i >= p.end) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32, rank = rank_of(p.packing, i, lane);
+  if (lane > 0) return;
   const int start = p.packing.cu_seqlens[i], stop = p.packing.cu_seqlens[i + 1], last = p.packing.count - 1;
   const Budget budget = budget_of(p, i);
   device_assert(start >= 0 && start <= stop && stop <= p.packing.tokens && (i > 0 || start == 0) &&
@@ -60,7 +64,7 @@ __global__ void __launch_bounds__(kPlaceThreads) place_kernel(const __grid_const
   device_assert(stop - start <= p.packing.longest, "visionzip: no image has more than max_seqlen tokens");
   device_assert(budget.k + budget.m <= stop - start, "visionzip: every image has room for its k + m");
   p.placed.sequences[i] = {start, stop - start, budget.k, budget.m, budget.first_row, budget.first_kept};
-  p.placed.order[rank_of(p.packing, i)] = i;
+  p.placed.order[rank] = i;
   if (!p.placed.row_starts) return;
   p.placed.row_starts[i] = budget.first_row;
   if (i == last) p.placed.row_starts[i + 1] = budget.first_row + budget.k + budget.m;
@@ -89,7 +93,7 @@ cudaError_t launch_place(const Packing& packing, const std::vector<int64_t>& k, 
       kept += budget.k;
     }
     const int32_t count = p.end - p.first;
-    const LaunchShape shape{static_cast<unsigned>(ceil_divide(count, kPlaceThreads)), kPlaceThreads};
+    const LaunchShape shape{static_cast<unsigned>(ceil_divide(count, kPlaceThreads / 32)), kPlaceThreads};
     if (const cudaError_t error = launch(place_kernel, shape, stream, p)) return error;
   }
   return cudaSuccess;

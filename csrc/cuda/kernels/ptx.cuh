@@ -137,6 +137,7 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 //
 // load_once16: of data that is read once; it does not displace anything in the first-level cache.
 // store16: one store.  Of an assignment the compiler sometimes makes four of 32 bits.
+// prefetch: into the second-level cache.
 
 #ifdef CUDA_EMULATION
 inline unsigned load_acquire(const unsigned* p, Site site = Site::current()) {
@@ -150,6 +151,7 @@ inline void store16(void* p, uint4 x, Site site = Site::current()) {
   cuda_emulation::check_aligned(p, 16, site);
   *static_cast<uint4*>(p) = x;
 }
+inline void prefetch(const void*) {}
 #else
 __device__ __forceinline__ unsigned load_acquire(const unsigned* p) {
   unsigned x;
@@ -166,6 +168,7 @@ __device__ __forceinline__ uint4 load_once16(const void* p) {
 __device__ __forceinline__ void store16(void* p, uint4 x) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
+__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif
 
 // ---- thread-block clusters (sm_90 and later; only kernels compiled for these use them) ----

@@ -25,6 +25,15 @@ __device__ __forceinline__ T reduce(T x) {
   return x;
 }
 
+// Over the warp: one instruction from sm_80 on.
+__device__ __forceinline__ unsigned reduce_sum(unsigned x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return reduce<Sum>(x);
+#else
+  return __reduce_add_sync(kAllLanes, x);
+#endif
+}
+
 // Eight values a lane over groups of eight lanes, every kStride-th: lane number `sub` of a group receives the group's
 // sum of value `sub`.  Seven shuffles instead of the 24 of eight separate sums.
 template <int kStride = 1>

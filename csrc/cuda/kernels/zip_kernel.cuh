@@ -21,20 +21,20 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   const ZipParams& p = z.p;
   HiddenTiles<T, kFromQueries, Team> tiles(z);
   z.team.start_arrive();
+  prefetch_keys(z);
   if constexpr (kFromQueries) {
     load_query(z);
     __syncthreads();
+  } else if (p.attn_rows == 1) {
+    score_rows(z);
   } else {
-    if (p.attn_rows == 1) score_rows(z);
+    sum_matrix(z);
   }
   if (p.wide_keys) {
     read_keys<true>(z);
   } else {
     read_keys<false>(z);
   }
-  // Behind this thread's keys: they are on the critical path, hidden is not.
-  const bool merges = z.m > 0 && p.hidden;
-  if (merges) tiles.start_copy();
   __syncthreads();
   z.team.start_wait();
 
@@ -43,17 +43,18 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   } else {
     if (p.attn_rows > 1) score_matrix(z);
   }
-  share_scores(z);
+  send_scores(z);
+  // Behind the keys and while scores travel: those are on the critical path, hidden is not.
+  const bool merges = z.m > 0 && p.hidden;
+  if (merges) tiles.start_copy();
+  receive_scores(z);
   select_tokens(z);
 
   if (z.m > 0) assign_tokens(z);
   write_decision(z);
-  if (p.hidden && !merges) {
-    for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, false);
-  }
-  if (merges) {
-    tiles.wait_for_copy();
-    if (tiles.count > 0) copy_kept(z, tiles, 0, true);
+  if (merges) tiles.wait_for_copy();
+  if (p.hidden) {
+    for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, merges);
   }
   if (z.m > 0) {
     z.team.wait();

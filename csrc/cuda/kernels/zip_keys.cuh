@@ -11,6 +11,22 @@ __device__ __forceinline__ float inverse_power_of_two(float largest) {
   return exponent == 255 ? 1.f : __uint_as_float(static_cast<unsigned>(max(254 - exponent, 1)) << 23);
 }
 
+// Starts the keys of the warp's first four tokens on their way, all heads': memory is waited for once, and neither the
+// query, nor scores, nor eight heads' keys before eight others'.
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void prefetch_keys(const ZipImage<T, kFromQueries, Team>& z) {
+  constexpr int kPer = kElements<T>;
+  const ZipParams& p = z.p;
+  const int local = z.warp * 4 + z.lane / kTokenLanes;
+  if (local >= z.own_tokens) return;
+  const T* keys = static_cast<const T*>(p.keys) + z.offset(p.key_image) +
+                  static_cast<int64_t>(z.first_token + local) * p.group * p.key_token;
+  for (int d = z.sub * kPer; d < p.D; d += kTokenLanes * kPer) {
+#pragma unroll 8
+    for (int h = 0; h < p.H; h++) ptx::prefetch(keys + h * p.key_head + d);
+  }
+}
+
 // CLS's queries of all heads, as float, each head padded with zeros to a multiple of eight channels.
 template <class T, class Team>
 __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
@@ -122,7 +138,7 @@ __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>&
       if (kFromQueries) {  // without groups: CLS has none
         const float logit = eight_sums(dot, z.sub);
         if (exists && head + z.sub < p.H) {
-          z.template at<float>(p.at.logits)[local * p.H + head + z.sub] = __fmul_rn(logit, p.scale);
+          z.template at<float>(p.at.logits)[local * heads_pitch(p.H) + head + z.sub] = __fmul_rn(logit, p.scale);
         }
       }
       head += 8;

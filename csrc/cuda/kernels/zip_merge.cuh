@@ -7,8 +7,34 @@
 
 namespace visionzip::cuda {
 
+// Rows and columns that a thread takes of a matrix of `width` columns: of all places in order, every `threads`-th from
+// its own on.  Without a division for each.
+class Places {
+ public:
+  __device__ __forceinline__ Places(int first, int threads, int width)
+      : row(first / width),
+        column(first - row * width),
+        rows_(threads / width),
+        columns_(threads - rows_ * width),
+        width_(width) {}
+  __device__ __forceinline__ void step() {
+    row += rows_;
+    column += columns_;
+    if (column < width_) return;
+    column -= width_;
+    row++;
+  }
+
+  int row, column;
+
+ private:
+  int rows_, columns_, width_;
+};
+
+constexpr int kTileLoads = 8;  // of a thread, under way at a time
+
 // Hidden's channels of this block, in tiles: read from global memory, or all of them, as one tile, from a copy that was
-// started at kernel begin.
+// started while scores were exchanged.
 template <class T, bool kFromQueries, class Team>
 class HiddenTiles {
  public:
@@ -23,12 +49,11 @@ class HiddenTiles {
   }
 
   __device__ __forceinline__ void start_copy() {
-    if (!z_.p.staged) return;
+    if (!z_.p.staged || vectors_ == 0) return;
     const T* from = hidden_ + static_cast<size_t>(first_) * kPer;
-    for (int x = z_.tid; x < z_.S * vectors_; x += z_.threads) {
-      const int token = x / vectors_, v = x - token * vectors_;
-      ptx::copy_async16(stage() + static_cast<size_t>(token) * z_.p.tile_vectors + v,
-                        from + token * z_.p.hidden_token + v * kPer);
+    for (Places at(z_.tid, z_.threads, vectors_); at.row < z_.S; at.step()) {
+      ptx::copy_async16(stage() + static_cast<size_t>(at.row) * z_.p.tile_vectors + at.column,
+                        from + at.row * z_.p.hidden_token + at.column * kPer);
     }
     ptx::copy_async_commit();
   }
@@ -69,14 +94,23 @@ class HiddenTiles {
   int vectors_;
 };
 
-// The kept rows of one tile.
+// The kept rows of one tile; from_stage: those that hidden was copied with, if it was.
 template <class Tiles, class Image>
 __device__ __forceinline__ void copy_kept(const Image& z, const Tiles& tiles, int tile, bool from_stage) {
   const uint16_t* kept = z.template at<uint16_t>(z.p.at.kept);
   const int width = tiles.width_of(tile);
-  for (int x = z.tid; x < z.k * width; x += z.threads) {
-    const int row = x / width, v = x - row * width;
-    tiles.store(tile, row, v, from_stage ? tiles.load(tile, kept[row], v) : tiles.load_global(tile, kept[row], v));
+  constexpr int kLoads = kTileLoads / 2;
+  for (Places at(z.tid, z.threads, width), to = at; at.row < z.k;) {
+    uint4 x[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; i++, at.step()) {
+      const int token = kept[min(at.row, z.k - 1)];  // the last again where there are fewer: no load waits for a branch
+      x[i] = from_stage ? tiles.load(tile, token, at.column) : tiles.load_global(tile, token, at.column);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; i++, to.step()) {
+      if (to.row < z.k) tiles.store(tile, to.row, to.column, x[i]);
+    }
   }
 }
 
@@ -148,16 +182,25 @@ __device__ __forceinline__ void sum_segments(const Image& z, const Tiles& tiles,
   const int* segments_before = z.template at<int>(p.at.segments_before);
   const uint16_t* list = z.template at<uint16_t>(p.at.token_list);
   const int segments = segments_before[z.m];
-  for (int x = z.tid; x < segments * width; x += z.threads) {
-    const int s = x / width, v = x - s * width, t = z.template at<uint16_t>(p.at.target_of_segment)[s];
+  for (Places at(z.tid, z.threads, width); at.row < segments; at.step()) {
+    const int s = at.row, v = at.column, t = z.template at<uint16_t>(p.at.target_of_segment)[s];
     const int begin = first_of[t] + (s - segments_before[t]) * kSegment, end = min(first_of[t + 1], begin + kSegment);
     float sum[kPer] = {};
-#pragma unroll 4
-    for (int i = begin; i < end; i++) {
-      float x4[kPer];
-      unpack<T>(tiles.load(tile, list[i], v), x4);
+#pragma unroll 1
+    for (int first = begin; first < end; first += kTileLoads) {
+      uint4 raw[kTileLoads];
 #pragma unroll
-      for (int e = 0; e < kPer; e++) sum[e] += x4[e];
+      for (int i = 0; i < kTileLoads; i++) {
+        raw[i] = first + i < end ? tiles.load(tile, list[first + i], v) : make_uint4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (int i = 0; i < kTileLoads; i++) {
+        if (first + i >= end) break;
+        float x[kPer];
+        unpack<T>(raw[i], x);
+#pragma unroll
+        for (int e = 0; e < kPer; e++) sum[e] += x[e];
+      }
     }
     float* to = z.template at<float>(p.at.partial_sums) + (static_cast<size_t>(s) * p.tile_vectors + v) * kPer;
 #pragma unroll
@@ -175,8 +218,8 @@ __device__ __forceinline__ void finish_rows(const Image& z, const Tiles& tiles, 
   const int width = tiles.width_of(tile);
   const int* first_of = z.template at<int>(p.at.first_of_target);
   const int* segments_before = z.template at<int>(p.at.segments_before);
-  for (int x = z.tid; x < z.m * width; x += z.threads) {
-    const int t = x / width, v = x - t * width, n = first_of[t + 1] - first_of[t];
+  for (Places at(z.tid, z.threads, width); at.row < z.m; at.step()) {
+    const int t = at.row, v = at.column, n = first_of[t + 1] - first_of[t];
     float sum[kPer] = {};
     for (int s = segments_before[t]; s < segments_before[t + 1]; s++) {
       const float* part =
@@ -202,17 +245,14 @@ __device__ __forceinline__ void finish_rows(const Image& z, const Tiles& tiles, 
   }
 }
 
-// merged_into is complete; the first tile's kept rows are written.
+// merged_into is complete.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void merge_tokens(const ZipImage<T, kFromQueries, Team>& z,
                                              HiddenTiles<T, kFromQueries, Team>& tiles) {
   count_tokens(z);
   list_tokens(z);
   for (int tile = 0; tile < tiles.count; tile++) {
-    if (tile > 0) {
-      __syncthreads();  // the partial sums have been read
-      copy_kept(z, tiles, tile, true);
-    }
+    if (tile > 0) __syncthreads();  // the partial sums have been read
     sum_segments<T>(z, tiles, tile);
     __syncthreads();
     finish_rows<T>(z, tiles, tile);

@@ -72,10 +72,9 @@ __device__ __forceinline__ float sum_column(const U* column, int64_t row_stride,
   return sum;
 }
 
-// The mean of an attention matrix, or of its column sums by chunks of queries: a thread adds a token's columns of one
-// head.
+// The columns of an attention matrix, or of its sums by chunks of queries: a thread adds a token's of one head.
 template <class T, class Team>
-__device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) {
+__device__ __forceinline__ void sum_matrix(const ZipImage<T, false, Team>& z) {
   const ZipParams& p = z.p;
   const int64_t cells = int64_t{z.S} * p.group;
   // Column sums of packed images: (attn_heads, attn_rows, cells) of one after another.
@@ -92,11 +91,18 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
       head_sums[x] = sum;
     }
   });
-  __syncthreads();
+}
+
+// A token's mean over heads and queries, once the block has summed its columns.
+template <class T, class Team>
+__device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) {
+  const ZipParams& p = z.p;
+  const float* head_sums = z.template at<float>(p.at.logits);
+  const auto entries = static_cast<float>(p.attn_heads) * static_cast<float>(int64_t{z.S} * p.group);
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
     float sum = 0;
     for (int h = 0; h < p.attn_heads; h++) sum += head_sums[h * z.own_tokens + x];
-    store_score(z, x, sum / (static_cast<float>(p.attn_heads) * static_cast<float>(cells)));
+    store_score(z, x, sum / entries);
   }
 }
 
@@ -104,22 +110,22 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
 template <class T, class Team>
 __device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team>& z) {
   const ZipParams& p = z.p;
-  const int chunk = chunk_tokens(z.S);
+  const int chunk = chunk_tokens(z.S), pitch = heads_pitch(p.H);
   float2* stats = z.template at<float2>(p.at.softmax_stats);
-  for (int x = z.tid; x < z.own_chunks * p.H; x += z.threads) {
-    const int c = x / p.H, h = x - c * p.H, n = min(chunk, z.own_tokens - c * chunk);
-    const float* logits = z.template at<float>(p.at.logits) + static_cast<size_t>(c) * chunk * p.H + h;
+  for (int x = z.tid; x < z.own_chunks * pitch; x += z.threads) {
+    const int c = x / pitch, h = x - c * pitch, n = h < p.H ? min(chunk, z.own_tokens - c * chunk) : 0;
+    const float* logits = z.template at<float>(p.at.logits) + static_cast<size_t>(c) * chunk * pitch + h;
     float most = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++) most = fmaxf(most, logits[i * p.H]);
+    for (int i = 0; i < n; i++) most = fmaxf(most, logits[i * pitch]);
     const float shift = most == -INFINITY ? 0.f : most;  // a chunk of -inf counts nothing; NaN stays NaN
-    for (int i = 0; i < n; i++) sum += expf(logits[i * p.H] - shift);
-    stats[(z.first_chunk + c) * p.H + h] = make_float2(most, sum);
+    for (int i = 0; i < n; i++) sum += expf(logits[i * pitch] - shift);
+    stats[(z.first_chunk + c) * pitch + h] = make_float2(most, sum);
   }
   __syncthreads();
-  z.team.spread(stats, z.first_chunk * p.H, z.own_chunks * p.H);
+  z.team.spread(stats, z.first_chunk * pitch, z.own_chunks * pitch);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(stats, z.chunks * p.H);
+  z.team.fetch(stats, z.chunks * pitch);
 }
 
 // Each head's maximum and the inverse of its sum, by each block for itself: a warp takes a head, its lanes the chunks.
@@ -128,12 +134,13 @@ __device__ __forceinline__ void combine_softmax_stats(const ZipImage<T, true, Te
   const ZipParams& p = z.p;
   const float2* stats = z.template at<float2>(p.at.softmax_stats);
   float2* head_stats = z.template at<float2>(p.at.head_stats);
+  const int pitch = heads_pitch(p.H);
   for (int h = z.warp; h < p.H; h += z.warps) {
     float most = -INFINITY, sum = 0;
-    for (int c = z.lane; c < z.chunks; c += 32) most = fmaxf(most, stats[c * p.H + h].x);
+    for (int c = z.lane; c < z.chunks; c += 32) most = fmaxf(most, stats[c * pitch + h].x);
     most = reduce<Max>(most);
     for (int c = z.lane; c < z.chunks; c += 32) {
-      const float2 part = stats[c * p.H + h];
+      const float2 part = stats[c * pitch + h];
       sum = fmaf(part.y, expf(part.x - most), sum);
     }
     sum = reduce<Sum>(sum);
@@ -155,27 +162,33 @@ __device__ __forceinline__ void score_logits(const ZipImage<T, true, Team>& z) {
   }
   __syncthreads();
   float* logits = z.template at<float>(p.at.logits);
+  const int pitch = heads_pitch(p.H);
   for (int x = z.tid; x < z.own_tokens * p.H; x += z.threads) {
-    const float2 stat = head_stats[x % p.H];
-    logits[x] = __fmul_rn(expf(logits[x] - stat.x), stat.y);
+    const int local = x / p.H, h = x - local * p.H;
+    const float2 stat = head_stats[h];
+    float& logit = logits[local * pitch + h];
+    logit = __fmul_rn(expf(logit - stat.x), stat.y);
   }
   __syncthreads();
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
     float sum = 0;
-    for (int h = 0; h < p.H; h++) sum += logits[x * p.H + h];
+    for (int h = 0; h < p.H; h++) sum += logits[x * pitch + h];
     store_score(z, x, sum);
   }
 }
 
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void send_scores(const ZipImage<T, kFromQueries, Team>& z) {
+  __syncthreads();
+  z.team.spread(z.template at<unsigned>(z.p.at.scores), z.first_token, z.own_tokens);
+  z.team.arrive();
+}
+
 // Every block of the team then holds every token's score.
 template <class T, bool kFromQueries, class Team>
-__device__ __forceinline__ void share_scores(const ZipImage<T, kFromQueries, Team>& z) {
-  unsigned* scores = z.template at<unsigned>(z.p.at.scores);
-  __syncthreads();
-  z.team.spread(scores, z.first_token, z.own_tokens);
-  z.team.arrive();
+__device__ __forceinline__ void receive_scores(const ZipImage<T, kFromQueries, Team>& z) {
   z.team.wait();
-  z.team.fetch(scores, z.S);
+  z.team.fetch(z.template at<unsigned>(z.p.at.scores), z.S);
 }
 
 }  // namespace visionzip::cuda

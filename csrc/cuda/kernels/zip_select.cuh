@@ -5,8 +5,16 @@
 
 namespace visionzip::cuda {
 
+// For each of eight tokens, how many others are better: 16 bits each, which S fits.
+using Counts = unsigned[4];
+
+__device__ __forceinline__ void count_one(Counts& counts, int q, bool beats) {
+  counts[q / 2] += beats ? 1u << (16 * (q % 2)) : 0;
+}
+
 // Each block for its own tokens, a warp for eight of them: kept where fewer than k tokens are better.  S * own_tokens
-// comparisons and a team barrier: for short images.
+// comparisons and a team barrier: for short images.  Tokens before the eight are better where they score as much,
+// those behind where they score more; so only the eight among themselves need both comparisons.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
@@ -14,22 +22,30 @@ __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, T
   unsigned char* bytes = z.template at<unsigned char>(p.at.kept_bitmap);
   const int own_bytes = ceil_divide(z.own_tokens, 8), first_byte = z.first_token / 8;
   for (int c = z.warp; c < own_bytes; c += z.warps) {
-    const int first = z.first_token + c * 8;
-    unsigned mine[8], better[4] = {};  // two counts of 16 bits in each
+    const int first = z.first_token + c * 8, own = first + z.lane;
+    unsigned mine[8];
+    Counts better = {};
 #pragma unroll
     for (int q = 0; q < 8; q++) mine[q] = first + q < z.S ? scores[first + q] : kHighest;
-    for (int j = z.lane; j < z.S; j += 32) {
+    for (int j = z.lane; j < first; j += 32) {
       const unsigned score = scores[j];
 #pragma unroll
-      for (int q = 0; q < 8; q++) {
-        const bool beats = score > mine[q] || (score == mine[q] && j < first + q);
-        better[q / 2] += static_cast<unsigned>(beats) << (16 * (q % 2));
-      }
+      for (int q = 0; q < 8; q++) count_one(better, q, score >= mine[q]);
+    }
+    for (int j = own + 8; j < z.S; j += 32) {
+      const unsigned score = scores[j];
+#pragma unroll
+      for (int q = 0; q < 8; q++) count_one(better, q, score > mine[q]);
+    }
+    if (z.lane < 8 && own < z.S) {
+      const unsigned score = scores[own];
+#pragma unroll
+      for (int q = 0; q < 8; q++) count_one(better, q, score > mine[q] || (score == mine[q] && z.lane < q));
     }
     unsigned byte = 0;
 #pragma unroll
     for (int q = 0; q < 4; q++) {
-      const auto counts = static_cast<unsigned>(reduce<Sum>(static_cast<int>(better[q])));
+      const unsigned counts = reduce_sum(better[q]);
       byte |= static_cast<unsigned>((counts & 0xffff) < static_cast<unsigned>(z.k)) << (2 * q);
       byte |= static_cast<unsigned>((counts >> 16) < static_cast<unsigned>(z.k)) << (2 * q + 1);
     }
@@ -43,26 +59,50 @@ __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, T
   z.team.fetch(bytes, ceil_divide(z.S, 8));
 }
 
-// The k-th highest score, four bits a round: each warp counts the tokens that reach a candidate.
+// What the digits of scores have found.
+struct LeastKept {
+  unsigned score;  // the k-th highest
+  int kept;        // tokens that are kept of those with this score
+  bool tied;       // there are more of them
+};
+
+// Of 32 scores, how many have this lane's number as their next digit, after digits that are those of `least`.
+__device__ __forceinline__ int count_digit(unsigned score, bool exists, unsigned least, int shift, int lane) {
+  unsigned same = __ballot_sync(kAllLanes, exists && (score ^ least) >> shift < 1u << kDigitBits);
+  score >>= shift;
+#pragma unroll
+  for (int bit = 0; bit < kDigitBits; bit++) {
+    const unsigned set = __ballot_sync(kAllLanes, score >> bit & 1);
+    same &= lane >> bit & 1 ? set : ~set;
+  }
+  return __popc(same);
+}
+
+// Five bits a round, the highest two first: all warps count the scores with each digit, and each finds the digit of the
+// k-th highest.
 template <class T, bool kFromQueries, class Team>
-__device__ __forceinline__ unsigned least_kept_score(const ZipImage<T, kFromQueries, Team>& z) {
+__device__ __forceinline__ LeastKept least_kept_score(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
   int* counts = z.template at<int>(p.at.digit_counts);
-  unsigned least = 0;
-  for (int shift = 28, half = 0; shift >= 0; shift -= 4, half ^= 16) {  // two halves: one barrier a round
-    for (int digit = 1 + z.warp; digit < 16; digit += z.warps) {
-      const unsigned candidate = least | static_cast<unsigned>(digit) << shift;
-      int reached = 0;
-      for (int j = z.lane; j < z.S; j += 32) reached += scores[j] >= candidate;
-      reached = reduce<Sum>(reached);
-      if (z.lane == 0) counts[half + digit] = reached;
+  for (int x = z.tid; x < kDigitRounds * 32; x += z.threads) counts[x] = 0;
+  __syncthreads();
+  LeastKept least{0, z.k, false};
+  for (int shift = (kDigitRounds - 1) * kDigitBits; shift >= 0; shift -= kDigitBits, counts += 32) {
+    int own = 0;
+    for (int w = z.warp; w < z.words; w += z.warps) {
+      const int j = w * 32 + z.lane;
+      own += count_digit(j < z.S ? scores[j] : 0, j < z.S, least.score, shift, z.lane);
     }
+    if (own > 0) atomicAdd(&counts[z.lane], own);
     __syncthreads();
-    unsigned digit = 0;
-#pragma unroll
-    for (int d = 1; d < 16; d++) digit += counts[half + d] >= z.k;
-    least |= digit << shift;
+    // Lanes from the highest digit to the lowest: the first with which enough tokens are reached has the k-th's.
+    int all;
+    const int equal = counts[31 - z.lane], above = exclusive_scan(equal, z.lane, all);
+    const int found = __popc(__ballot_sync(kAllLanes, above + equal < least.kept));
+    least.score |= static_cast<unsigned>(31 - found) << shift;
+    least.kept -= __shfl_sync(kAllLanes, above, found);
+    least.tied = __shfl_sync(kAllLanes, equal, found) > least.kept;
   }
   return least;
 }
@@ -73,23 +113,22 @@ __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries,
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
   unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
-  const unsigned least = least_kept_score(z);
-  if (z.warp != 0) return;
-  int above = 0;
-  for (int j = z.lane; j < z.S; j += 32) above += scores[j] > least;
-  const int of_equal = z.k - reduce<Sum>(above);  // so many of those that equal it, by index
+  const LeastKept least = least_kept_score(z);
+  // Of equal scores the first are kept, which only one warp can count; where all are, each word stands for itself.
+  const int warps = least.tied ? 1 : z.warps;
   int seen = 0;
-  for (int w = 0; w < z.words; w++) {
+  for (int w = z.warp; z.warp < warps && w < z.words; w += warps) {
     const int j = w * 32 + z.lane;
     const unsigned score = j < z.S ? scores[j] : 0;
-    const bool equal = j < z.S && score == least;
+    const bool equal = j < z.S && score == least.score;
     const unsigned equals = __ballot_sync(kAllLanes, equal);
     const int before = seen + __popc(equals & ((1u << z.lane) - 1));
-    const bool kept = j < z.S && (score > least || (equal && before < of_equal));
+    const bool kept = j < z.S && (score > least.score || (equal && (!least.tied || before < least.kept)));
     const unsigned bits = __ballot_sync(kAllLanes, kept);
     seen += __popc(equals);
     if (z.lane == 0) words[w] = bits;
   }
+  __syncthreads();
 }
 
 // Kept tokens before each word; the tokens of kept rows and of targets.
@@ -98,7 +137,6 @@ __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, 
   const ZipParams& p = z.p;
   unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
   if (z.warp == 0) {
-    __syncwarp();
     unsigned kept_before = 0;
     for (int first = 0; first < z.words; first += 32) {
       const int w = first + z.lane;

@@ -43,7 +43,7 @@ int32_t lay_out_decision(const ZipProblem& p, const ZipTiling& tiling, SharedLay
   BumpAllocator scoring = decision, targets = decision;
   at.head_stats = scoring.take(from_queries ? 8 * H : 0);
   at.query = scoring.take(from_queries ? 4 * H * round_up(p.D, 8) : 0);
-  at.logits = scoring.take(from_queries ? 4 * own * H : sums_rows ? 4 * own * p.attn_heads : 0);
+  at.logits = scoring.take(from_queries ? 4 * own * heads_pitch(p.H) : sums_rows ? 4 * own * p.attn_heads : 0);
   at.target_metric = targets.take(int64_t{4} * std::min(p.m, kTargetTile) * tiling.Dp);
   return std::max(scoring.end(), targets.end());
 }
@@ -67,13 +67,13 @@ SharedLayout lay_out(const ZipProblem& p, const ZipTiling& tiling) {
   BumpAllocator always(0);
   at.scores = always.take(4 * S);
   at.merged_into = always.take(2 * S);
-  at.softmax_stats = always.take(scores_in_kernel(p) && !p.has_lse ? 8 * most_chunks(p) * p.H : 0);
+  at.softmax_stats = always.take(scores_in_kernel(p) && !p.has_lse ? 8 * most_chunks(p) * heads_pitch(p.H) : 0);
   at.kept_bitmap = always.take(4 * words);
   at.replicated_end = always.end();
   at.kept_before = always.take(4 * words);
   at.kept = always.take(int64_t{2} * p.k);
   at.targets = always.take(int64_t{2} * p.m);
-  at.digit_counts = always.take(4 * 32);
+  at.digit_counts = always.take(4 * kDigitRounds * 32);
   at.overlay = always.end();
   const int32_t decision_end = lay_out_decision(p, tiling, at), merging_end = lay_out_merging(p, tiling, at);
   BumpAllocator last(round_up(std::max(decision_end, merging_end), 128));

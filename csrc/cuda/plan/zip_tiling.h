@@ -13,6 +13,10 @@ constexpr int kCounterBytes = 256;
 // Targets whose metrics are held in shared memory at a time.
 constexpr int kTargetTile = 64;
 
+// Selection by digits takes so many bits of a score a round: a digit for each lane of a warp.
+constexpr int kDigitBits = 5;
+constexpr int kDigitRounds = (32 + kDigitBits - 1) / kDigitBits;
+
 // Softmax statistics are formed over chunks of so many tokens, whoever owns them; a block owns whole chunks.  Small
 // chunks share the tokens of a short image evenly among 16 blocks; long images have enough tokens to afford larger
 // ones.
@@ -28,26 +32,30 @@ VISIONZIP_HOST_DEVICE inline constexpr int block_tokens_of(int S, int team_block
   return ceil_divide(chunks_of(S), team_blocks) * chunk_tokens(S);
 }
 
+// From one token's logits, or one chunk's statistics, of H heads to the next's: an odd number, so that lanes that take
+// a head of 32 of them find it in different banks.
+VISIONZIP_HOST_DEVICE inline constexpr int heads_pitch(int H) { return H | 1; }
+
 // Bytes from the start of dynamic shared memory.  From `overlay` on, phases use the same memory one after another: what
 // decides, and then what merges.
 struct SharedLayout {
   // Replicated: after an exchange every block of the team holds all tokens' values.
   int32_t scores;         // uint32 (S), in the order of `ordered`
   int32_t merged_into;    // uint16 (S): the target that a token joins, or kNone
-  int32_t softmax_stats;  // float2 (chunks, H): maximum and sum of a chunk
+  int32_t softmax_stats;  // float2 (chunks, heads_pitch): maximum and sum of a chunk
   int32_t kept_bitmap;    // uint32 (words): a bit a token
   int32_t replicated_end;
   // The block's own, always valid.
   int32_t kept_before;   // uint32 (words): kept tokens before each word of kept_bitmap
   int32_t kept;          // uint16 (k): the token of each kept row
   int32_t targets;       // uint16 (m)
-  int32_t digit_counts;  // int32 (32)
+  int32_t digit_counts;  // int32 (kDigitRounds, 32): scores with each digit
   int32_t overlay;
   // Until the assignments are shared.
   int32_t metric;         // float (own tokens, Dp)
   int32_t head_stats;     // float2 (H)
   int32_t query;          // float (H, Dq)
-  int32_t logits;         // float (own tokens, H)
+  int32_t logits;         // float (own tokens, heads_pitch); of given attention sums, (heads, own tokens)
   int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
   // After that.
   int32_t token_list;         // uint16 (R - m): tokens by target, ascending
