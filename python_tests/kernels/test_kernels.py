@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 
 SHAPE = Shape(B=2, S=90, C=24, H=3, D=16, k=9, m=6)
 SHAPES = (SHAPE, replace(SHAPE, has_cls=False))
-TEAMS = [("block", 1), *itertools.product(("cluster", "grid"), (2, 4, 8, 16))]
+TEAMS = [("block", 1), ("global", 1), *itertools.product(("cluster", "grid"), (2, 4, 8, 16))]
 
 
 def _drive(flavour: str, what: str, **environment: str) -> None:

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cuda/plan/global_plan.h"
+
 namespace visionzip::cuda {
 
 namespace {
@@ -71,6 +73,7 @@ std::vector<int32_t> teams_to_try(const ZipProblem& p, const Gpu& gpu, Path path
       return team_sizes(p, gpu, path, 2, 16, std::min(kMostGridBlocks, gpu.multiprocessors));
     case Path::kBlock:
       return {1};
+    case Path::kGlobal:
     case Path::kNone:
       break;
   }
@@ -105,9 +108,10 @@ ZipPlan finish(const ZipTiling& tiling, Path path) {
   return plan;
 }
 
-ZipPlan plan_fused(const ZipProblem& p, const Gpu& gpu, const ForcedLaunch& forced) {
-  if (p.S > kMostTokens) return no_plan("S is over " + std::to_string(kMostTokens));
-  for (const Path path : paths_to_try(p, gpu, forced.path)) {
+ZipPlan plan_any_size(const ZipProblem& p, const Gpu& gpu, const ForcedLaunch& forced) {
+  if (forced.path == Path::kGlobal) return plan_global(p, "as VISIONZIP_PATH says");
+  const bool countable = p.S <= kMostTokens;
+  for (const Path path : countable ? paths_to_try(p, gpu, forced.path) : std::vector<Path>{}) {
     for (const int32_t team : teams_to_try(p, gpu, path, forced.team)) {
       if (const auto tiling = try_team(p, gpu, path, team)) return finish(*tiling, path);
     }
@@ -117,16 +121,18 @@ ZipPlan plan_fused(const ZipProblem& p, const Gpu& gpu, const ForcedLaunch& forc
                                 " cannot be taken for S = " + std::to_string(p.S) + " on a GPU of compute capability " +
                                 std::to_string(gpu.compute_capability));
   }
-  return no_plan("shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small");
+  if (!countable) return plan_global(p, "S is over " + std::to_string(kMostTokens));
+  return plan_global(p, "shared memory of " + std::to_string(gpu.block_shared_bytes) + " bytes is too small");
 }
 
 Path forced_path() {
   const char* value = std::getenv("VISIONZIP_PATH");
   if (!value || !*value) return Path::kNone;
-  for (const Path path : {Path::kCluster, Path::kGrid, Path::kBlock}) {
+  for (const Path path : {Path::kCluster, Path::kGrid, Path::kBlock, Path::kGlobal}) {
     if (std::string(value) == name_of(path)) return path;
   }
-  throw std::invalid_argument("VISIONZIP_PATH is \"" + std::string(value) + "\"; expected cluster, grid or block");
+  throw std::invalid_argument("VISIONZIP_PATH is \"" + std::string(value) +
+                              "\"; expected cluster, grid, block or global");
 }
 
 int32_t forced_team() {
@@ -147,6 +153,8 @@ const char* name_of(Path path) {
       return "grid";
     case Path::kBlock:
       return "block";
+    case Path::kGlobal:
+      return "global";
     case Path::kNone:
       break;
   }
@@ -154,13 +162,10 @@ const char* name_of(Path path) {
 }
 
 ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced) {
-  ZipPlan plan = plan_fused(problem, gpu, forced);
+  ZipPlan plan = plan_any_size(problem, gpu, forced);
   if (!needs_column_sums(problem)) return plan;
   if (int64_t{problem.S} * problem.group > INT32_MAX) return no_plan("an image has over 2147483647 cells");
   plan.column_sums = plan_column_sums(column_sums_problem(problem), gpu);
-  if (plan.column_sums->possible) return plan;
-  plan.path = Path::kNone;
-  plan.why = plan.column_sums->why;
   return plan;
 }
 

@@ -13,10 +13,11 @@
 namespace visionzip::cuda {
 
 enum class Path : int32_t {
-  kNone,     // the problem does not fit: the decision comes from the reference
+  kNone,     // no launch can be so large
   kCluster,  // a thread-block cluster an image
   kGrid,     // blocks that are resident together, over global memory
-  kBlock     // one block an image
+  kBlock,    // one block an image
+  kGlobal    // several launches over global memory, for images of any size; they decide, and merge does the rest
 };
 
 const char* name_of(Path path);
@@ -41,7 +42,7 @@ struct ForcedLaunch {
 // Throws std::invalid_argument where what is forced is impossible.
 ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced = {});
 
-// VISIONZIP_PATH=cluster|grid|block and VISIONZIP_TEAM=n, which tests force paths with.
+// VISIONZIP_PATH=cluster|grid|block|global and VISIONZIP_TEAM=n, which tests force paths with.
 ForcedLaunch forced_by_environment();
 
 }  // namespace visionzip::cuda
