@@ -36,14 +36,5 @@ VISIONZIP_DEFINE_OPERATORS(VISIONZIP_LIBRARY, m) {
   m.def(
       "merge_packed_backward(Tensor grad, Tensor assignment, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, "
       "str merge=\"residual\") -> Tensor");
-  // The decision by visionzip_ext.reference, for problems that a device's kernels do not cover.
-  m.def("_select_reference(Tensor keys, Tensor attn, SymInt k, SymInt m, bool has_cls) -> (Tensor, Tensor)");
-  m.def(
-      "_select_qk_reference(Tensor queries, Tensor keys, SymInt k, SymInt m, float scale, bool has_cls, Tensor? lse) "
-      "-> (Tensor, Tensor)");
-  m.def(
-      "_select_packed_reference(Tensor keys, Tensor cu_seqlens, SymInt[] k, SymInt[] m, Tensor? queries, "
-      "Tensor? scores, float? scale, Tensor? lse, SymInt? max_seqlen, SymInt group, bool has_cls) "
-      "-> (Tensor, Tensor, Tensor)");
   m.def("merge_backward(Tensor grad, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
 }

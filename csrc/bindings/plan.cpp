@@ -76,9 +76,7 @@ py::tuple divide_packed(const std::vector<double>& work, int64_t threads) {
 
 py::dict describe_column_sums(const cuda::ColumnSumsPlan& plan) {
   py::dict out;
-  out["possible"] = plan.possible;
   out["why"] = plan.why;
-  if (!plan.possible) return out;
   out["blocks"] = plan.blocks;
   out["threads"] = plan.threads;
   out["shared_bytes"] = plan.shared_bytes;

@@ -139,12 +139,12 @@ cuda::MergeProblem merge_problem_of(const Case& c, const cuda::Sequence* alone) 
 }
 
 void launch(const Case& c, const cuda::ZipProblem& problem, const cuda::ZipTensors& tensors,
-            const cuda::ForcedLaunch& by) {
+            const cuda::ForcedLaunch& by, int64_t all_rows) {
   cuda::Gpu gpu{};
   cuda::describe_gpu(gpu);
   cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
-  launch_by(problem, tensors, gpu, by, c.text());
+  launch_by(problem, tensors, gpu, by, all_rows, c.text());
 }
 
 void run_packed(const Case& c, const Inputs& in, const Placement& placement, const cuda::ForcedLaunch& by,
@@ -152,7 +152,7 @@ void run_packed(const Case& c, const Inputs& in, const Placement& placement, con
   cuda::ZipTensors tensors = tensors_of(c, in, out, 0);
   tensors.sequences = placement.sequences.data();
   tensors.order = placement.order.data();
-  launch(c, problem_of(c, nullptr), tensors, by);
+  launch(c, problem_of(c, nullptr), tensors, by, c.rows());
 }
 
 // The fused kernel's tokens again, by merge; then the adjoint.
@@ -171,7 +171,7 @@ void merge_packed(const Case& c, const Inputs& in, const Placement& placement, R
 }
 
 void run_alone(const Case& c, const Inputs& in, const cuda::Sequence& s, Results& out) {
-  launch(c, problem_of(c, &s), tensors_of(c, in, out, s.first_token), {Path::kBlock, 1});
+  launch(c, problem_of(c, &s), tensors_of(c, in, out, s.first_token), {Path::kBlock, 1}, s.k + s.m);
   const cuda::MergeTensors back{
       at(in.grad, int64_t{s.first_row} * c.C), out.grads.data(), out.assignment.data(), c.C, c.C, nullptr};
   check(cuda::launch_merge_backward({merge_problem_of(c, &s), back}, nullptr), c, "merge_backward");
@@ -261,7 +261,8 @@ int run_placement(bool alike, Numbers& numbers) {
 
 int run_packed_cases() {
   std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},    {Path::kCluster, 2},   {Path::kCluster, 11, 256},
-                                        {Path::kCluster, 16}, {Path::kGrid, 3, 256}, {Path::kGrid, 4}};
+                                        {Path::kCluster, 16}, {Path::kGrid, 3, 256}, {Path::kGrid, 4},
+                                        {Path::kGlobal}};
   std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132;
   Numbers numbers(5);
@@ -277,8 +278,8 @@ int run_packed_cases() {
   // A chunk of statistics has more tokens in a long image: the short one has more chunks.  Before 8.0 a block's shared
   // memory has no room for such an image alone.
   if (emulated_device().compute_capability >= 80) {
-    launches += run_case({{{2100, 20, 9}, {2000, 30, 8}}, 8, 1, 8, 1, true, kMany, DType::kFloat32}, {{Path::kGrid, 2}},
-                         numbers);
+    launches += run_case({{{2100, 20, 9}, {2000, 30, 8}}, 8, 1, 8, 1, true, kMany, DType::kFloat32},
+                         {{Path::kGrid, 2}, {Path::kGlobal, 0}}, numbers);
   }
   return launches;
 }

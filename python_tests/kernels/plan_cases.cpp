@@ -3,7 +3,8 @@
 #include <array>
 #include <optional>
 
-#include "cuda/plan/zip_params.h"
+#include "common/rounding.h"
+#include "cuda/plan/global_params.h"
 #include "driver.h"
 
 namespace visionzip::kernel_tests {
@@ -108,6 +109,25 @@ void check_params(const ZipProblem& problem, const ZipPlan& plan) {
   require(before.sums == &sums && before.wide, "the column sums go elsewhere");
 }
 
+// Pieces of scratch memory follow one another, and its end is what the plan asks for.
+void check_global(const ZipProblem& problem, const ZipPlan& plan) {
+  const GlobalLayout lies = make_global_layout(problem, plan.tiling);
+  int64_t last = 0;
+  for (const int64_t piece : {lies.records, lies.column_sums, lies.head_stats, lies.scores, lies.targets,
+                              lies.target_metric, lies.rest, lies.total}) {
+    require(piece >= last && piece % 128 == 0, "pieces of scratch memory overlap");
+    last = piece;
+  }
+  require(lies.rest + (problem.m > 0 ? 4 * problem.all_tokens : 0) <= plan.scratch_bytes,
+          "scratch memory is too small");
+  const int64_t slices = count_slices(problem);
+  require(slices >= problem.images * ceil_divide(problem.S, kSliceTokens) || problem.packed, "tokens are in no slice");
+  require(lies.records + slices * lies.record_bytes <= lies.column_sums, "records are in other memory");
+  const GlobalParams params = make_global_params(problem, plan, distinct_tensors(), {});
+  require(!params.order && params.slices == slices && params.lies.total == plan.scratch_bytes,
+          "the launches are of another plan");
+}
+
 }  // namespace
 
 int run_plan_cases() {
@@ -124,19 +144,28 @@ int run_plan_cases() {
     const Gpu gpu = random_gpu(numbers);
     all.push_back({problem, problem, gpu, plan_zip(problem, gpu)});
   }
-  int possible = 0;
+  int possible = 0, global = 0;
   for (const Planned& p : all) {
     require(plan_zip(p.problem, p.gpu) == p.plan, "the same problem has two plans");
     require(p.problem == p.unchanged, "planning changed the problem");
-    if (p.plan.path == Path::kNone) continue;
+    if (p.plan.path == Path::kNone) {
+      require(int64_t{p.problem.S} * p.problem.group > INT32_MAX, "a problem that is possible has no plan");
+      continue;
+    }
     possible++;
-    require(p.plan.blocks == int64_t{p.plan.tiling.teams} * p.plan.tiling.team_blocks, "blocks are not those of teams");
-    require(p.plan.shared_bytes == p.plan.tiling.at.total, "shared memory is not as it was laid out");
+    if (p.plan.path == Path::kGlobal) {
+      check_global(p.problem, p.plan);
+      global++;
+    } else {
+      require(p.plan.blocks == int64_t{p.plan.tiling.teams} * p.plan.tiling.team_blocks,
+              "blocks are not those of teams");
+      require(p.plan.shared_bytes == p.plan.tiling.at.total, "shared memory is not as it was laid out");
+    }
     require(p.plan.shared_bytes <= p.gpu.block_shared_bytes, "a plan takes more shared memory than there is");
     require(p.plan.column_sums.has_value() == needs_column_sums(p.problem), "column sums are not planned");
     check_params(p.problem, p.plan);
   }
-  require(possible > kPlans / 4, "too few problems can be planned to test anything");
+  require(global > kPlans / 4 && possible - global > kPlans / 4, "too few problems are planned to test anything");
   return kPlans;
 }
 

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation
 
 SHAPE = Shape(B=2, S=90, C=24, H=3, D=16, k=9, m=6)
 SHAPES = (SHAPE, replace(SHAPE, has_cls=False))
-TEAMS = [("block", 1), *itertools.product(("cluster", "grid"), (2, 3, 4, 7, 8, 13, 16))]
+TEAMS = [("global", 0), ("block", 1), *itertools.product(("cluster", "grid"), (2, 3, 4, 7, 8, 13, 16))]
+
+
+def force(monkeypatch: pytest.MonkeyPatch, path: str, blocks: int) -> None:
+    """The launches of the next calls; the global path has no team."""
+    monkeypatch.setenv("VISIONZIP_PLAN", f"path={path},team={blocks}" if blocks else f"path={path}")
 
 
 def _drive(flavour: str, what: str, **environment: str) -> None:
@@ -84,7 +89,7 @@ def test_no_team_changes_a_bit(monkeypatch, rng, op, shape, seed):
     call = random_call(op, rng, shape)
     expected = call.on(EMULATED)
     for path, blocks in TEAMS:
-        monkeypatch.setenv("VISIONZIP_PLAN", f"path={path},team={blocks}")
+        force(monkeypatch, path, blocks)
         for actual, wanted in zip(call.on(EMULATED), expected, strict=True):
             assert torch.equal(actual, wanted), f"{path} of {blocks}"
 
@@ -100,8 +105,7 @@ def test_both_ways_of_selection_break_ties_by_index(monkeypatch, rng, values, S,
     order = sorted(range(has_cls, S), key=lambda j: (-scores[0, j].item(), j))
     expected = sorted([*range(has_cls), *order[: shape.k - has_cls]])
     for path, blocks in TEAMS:
-        monkeypatch.setenv("VISIONZIP_PATH", path)
-        monkeypatch.setenv("VISIONZIP_TEAM", str(blocks))
+        force(monkeypatch, path, blocks)
         assert call.on(EMULATED)[0].tolist() == [expected], f"{path} of {blocks}"
 
 

@@ -8,7 +8,7 @@ from support import emulation, packed
 from support.backends import EMULATED
 from support.inputs import BF16, F16, F32, dtype_name
 from support.packed import PACKED_OPS, Mix, PackedCall, random_packed_call
-from test_kernels import TEAMS
+from test_kernels import TEAMS, force
 
 from visionzip_ext import reference
 
@@ -43,9 +43,9 @@ def test_no_launch_changes_a_bit(monkeypatch, rng, source, mix):
     for multiprocessors in (1, 8, 132):
         monkeypatch.setenv(emulation.MULTIPROCESSORS_VARIABLE, str(multiprocessors))
         for path, blocks in TEAMS:
-            if path != "block" and blocks > multiprocessors:
+            if blocks > multiprocessors:
                 continue
-            monkeypatch.setenv("VISIONZIP_PLAN", f"path={path},team={blocks}")
+            force(monkeypatch, path, blocks)
             assert_same(call.on(EMULATED), expected, f"{path} of {blocks}, {multiprocessors} multiprocessors")
 
 
@@ -60,9 +60,8 @@ def test_the_reference_is_not_asked(monkeypatch, rng, op, source, mix, dtype):
     packed.check(call, call.on(EMULATED))
 
 
-def test_many_tokens_without_max_seqlen(monkeypatch, rng):
-    """No block has room for an image of all of them, so that the longest image's length is looked up."""
-    monkeypatch.setattr(reference, "keep", None)
+def test_many_tokens_without_max_seqlen(rng):
+    """No block has room for an image of all of them, as there might be."""
     mix = Mix((900,) * 80, (20,) * 80, (4,) * 80, C=8, H=1, D=4)
     call = random_packed_call("zip_packed", rng, mix, source="scores", bounded=False)
     packed.check(call, call.on(EMULATED))
@@ -75,7 +74,7 @@ def test_tokens_of_no_image(rng):
         call.on(EMULATED)
 
 
-def test_an_image_too_large_for_the_kernels(rng):
+def test_an_image_too_large_for_the_fused_kernel(rng):
     call = random_packed_call("zip_packed", rng, Mix((70_000, 30), (20, 5), (4, 2), C=8, H=1, D=4), source="scores")
     packed.check(call, call.on(EMULATED))
 

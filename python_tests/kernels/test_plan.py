@@ -135,18 +135,39 @@ def test_hopper_holds_8192_tokens(op):
     [
         ({"S": 70_000}, "S is over 65535"),
         ({"S": 40_000}, "shared memory of 232448 bytes is too small"),
-        ({"op": "zip_qk", "has_cls": False, "D": 300}, "D is over 256"),
+        ({"D": 40_000}, "shared memory of 232448 bytes is too small"),
         ({"op": "zip_qk", "has_cls": False, "S": 70_000}, "S is over 65535"),
     ],
 )
-def test_a_problem_without_a_kernel_says_why(problem, why):
+def test_what_the_fused_kernel_has_no_room_for_takes_global_memory(problem, why):
     chosen = plan("h200", **problem)
-    assert (chosen["path"], chosen["why"]) == ("none", why)
+    assert (chosen["path"], chosen["why"]) == ("global", f"several launches over global memory: {why}")
 
 
-def test_heads_too_large_for_the_gpu_say_why():
-    chosen = plan("turing", "select_qk", has_cls=False, D=256, element_bytes=4)
-    assert (chosen["path"], chosen["why"]) == ("none", "shared memory of 65536 bytes is too small for D = 256")
+def test_scratch_grows_with_tokens_and_not_with_their_square():
+    small, large = (plan("h200", "zip_qk", S=S, k=54, m=10)["scratch_bytes"] for S in (100_000, 1_000_000))
+    assert 9 * small < large < 11 * small
+
+
+@pytest.mark.parametrize(
+    ("gpu", "problem", "why"),
+    [
+        ("h200", {"D": 300}, "D is over 256"),
+        ("turing", {"D": 256, "element_bytes": 4}, "shared memory of 65536 bytes is too small for D = 256"),
+    ],
+)
+def test_large_heads_are_scored_in_slices(gpu, problem, why):
+    chosen = plan(gpu, "select_qk", has_cls=False, **problem)
+    assert chosen["scoring"]["why"] == f"heads in slices of 32 channels: {why}"
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("op", ["zip", "zip_qk", "select", "select_qk"])
+def test_every_size_has_a_plan(gpu, op):
+    for S in (5_000, 9_000, 65_535, 65_536, 1_000_000):
+        for D in (64, 300):
+            for has_cls in (True, False):
+                assert plan(gpu, op, S=S, D=D, has_cls=has_cls, k=S // 10, m=S // 20)["path"] != "none"
 
 
 SIGLIP = {"S": 729, "C": 1152, "H": 16, "D": 72, "has_cls": False}

@@ -96,7 +96,7 @@ void launch(const Case& c, const Inputs& in, Results& out, const cuda::ForcedLau
   cuda::assume_clusters(gpu);  // all of them, however few multiprocessors a case has
   gpu.multiprocessors = c.multiprocessors;
   gpu.block_shared_bytes = std::min(gpu.block_shared_bytes, c.shared_bytes);
-  launch_by(problem_of(c), tensors_of(c, in, out), gpu, by, c.text());
+  launch_by(problem_of(c), tensors_of(c, in, out), gpu, by, int64_t{c.B} * (c.k + c.m), c.text());
 }
 
 // --- float64 ---
@@ -200,10 +200,10 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
 }  // namespace
 
 int run_zip_cases() {
-  std::vector<cuda::ForcedLaunch> teams{{Path::kBlock, 1},    {Path::kCluster, 2}, {Path::kCluster, 4},
-                                        {Path::kCluster, 7},  {Path::kCluster, 8}, {Path::kCluster, 13, 256},
-                                        {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 3, 96},
-                                        {Path::kGrid, 4},     {Path::kGrid, 8},    {Path::kBlock, 1, 256}};
+  std::vector<cuda::ForcedLaunch> teams{
+      {Path::kBlock, 1},        {Path::kCluster, 2},  {Path::kCluster, 4}, {Path::kCluster, 7}, {Path::kCluster, 8},
+      {Path::kCluster, 13, 256}, {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 3, 96}, {Path::kGrid, 4},
+      {Path::kGrid, 8},         {Path::kBlock, 1, 256}, {Path::kGlobal}};
   std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 8 << 10;
   struct Sizes {
@@ -219,6 +219,7 @@ int run_zip_cases() {
       {1, 40, 8, 2, 8, 10, 29, false, false, kMany, kLarge},   // one token to merge
       {1, 60, 16, 2, 8, 9, 6, false, true, kMany, kLarge},     // scores from all queries
       {1, 210, 8, 1, 8, 20, 130, true, false, kMany, kLarge},  // more targets than are held at a time
+      {1, 300, 8, 2, 8, 30, 20, true, false, kMany, kLarge},   // several slices
       {5, 40, 16, 2, 8, 6, 4, true, false, 8, kLarge},         // more images than teams
       {1, 77, 16, 11, 72, 7, 4, true, false, kMany, kLarge},   // nine vectors of channels; heads in two batches
       {1, 45, 16, 16, 80, 6, 3, true, false, kMany, kLarge},   // an even number of heads

@@ -1,8 +1,4 @@
-"""Devices without a kernel run the reference, behind the operators' own checks.
-
-Where a device has kernels for a part of the problems only, the decision comes from the reference (`_select_reference`,
-which the device's operators call for the others) and is applied by the device's own `merge`.
-"""
+"""Devices without a kernel run the reference, behind the operators' own checks."""
 
 from __future__ import annotations
 
@@ -69,9 +65,6 @@ KERNELS = {
         packed_reference.merge_packed_backward,
         lambda grad, assignment, group: assignment.shape[0],
     ),
-    "_select_reference": reference.select,
-    "_select_qk_reference": reference.select_qk,
-    "_select_packed_reference": packed_reference.select_packed,
 }
 """By operator."""
 

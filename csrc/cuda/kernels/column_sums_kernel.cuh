@@ -24,10 +24,22 @@ struct Head {
   int S, strips, chunk_tiles, first_chunk, end_chunk, end_tile, row_blocks;
   float factor;  // of logits, as exponents of two
 
+  // The block's.
   __device__ __forceinline__ void find(const ColumnSumsParams& p) {
     const int parts = kSumChunks / p.block_chunks, part = static_cast<int>(blockIdx.x % parts);
-    const int h = static_cast<int>(blockIdx.x / parts % p.H);
-    const int64_t position = blockIdx.x / parts / p.H;
+    locate(p, blockIdx.x / parts);
+    const int own_chunks = chunks_for(p);
+    first_chunk = part * own_chunks;
+    end_chunk = first_chunk + own_chunks;
+    if (first_chunk >= kSumChunks) S = 0;
+    end_tile = min(ceil_divide(S, kTileQueries), end_chunk * chunk_tiles);
+    row_blocks = ceil_divide(chunk_tiles * kTileQueries, kRowBlock);
+  }
+
+  // number: of the head among those of all images, in the order that these are taken in.
+  __device__ __forceinline__ void locate(const ColumnSumsParams& p, int64_t number) {
+    const int64_t position = number / p.H;
+    const int h = static_cast<int>(number - position * p.H);
     int64_t first_cell = position * p.S;
     S = p.S;
     if (p.sequences) {
@@ -43,14 +55,7 @@ struct Head {
     lse = begins(p.lse_image, 1) + h * p.lse_head;
     sums = kSumChunks * (first_cell * p.H + int64_t{h} * S);
     strips = ceil_divide(S, kStripKeys);
-    const int tiles = ceil_divide(S, kTileQueries);
-    chunk_tiles = ceil_divide(tiles, kSumChunks);
-    const int own_chunks = chunks_for(p);
-    first_chunk = part * own_chunks;
-    end_chunk = first_chunk + own_chunks;
-    if (first_chunk >= kSumChunks) S = 0;
-    end_tile = min(tiles, end_chunk * chunk_tiles);
-    row_blocks = ceil_divide(chunk_tiles * kTileQueries, kRowBlock);
+    chunk_tiles = ceil_divide(ceil_divide(S, kTileQueries), kSumChunks);
     factor = fmaxf(fabsf(p.scale) * kLog2E, kLeastFactor);
   }
 
@@ -62,6 +67,18 @@ struct Head {
     return chunks;
   }
 };
+
+// The sums of a chunk for the keys of a warp's strip.  adds: to those of the chunk's earlier queries.
+__device__ __forceinline__ void store_columns(const ColumnSumsParams& p, const Head& head, int lane, Columns& columns,
+                                              int chunk, int first_key, bool adds) {
+  float* to = p.sums + head.sums + int64_t{chunk} * head.S + first_key;
+#pragma unroll
+  for (int part = 0; part < kLaneKeys / 8; part++) {
+    const float sum = eight_sums<4>(columns[part], lane / 4);
+    const int key = key_of(lane, part * 8 + lane / 4);
+    if (first_key + key < head.S) to[key] = adds ? to[key] + sum : sum;
+  }
+}
 
 // What the parts of the kernel share.
 template <class T, int kChannels>
@@ -119,22 +136,16 @@ struct HeadSums {
 
   // This warp's logits, to be multiplied by `factor`: the scale's sign is in them, and its being zero.
   __device__ __forceinline__ void form_logits(Logits& x, const T* tile, const T* strip) const {
-    multiply(x, tile, strip, shape, lane);
-    if (p.scale <= 0) multiply_all(x, p.scale < 0 ? -1.f : 0.f);
+    clear(x);
+    multiply_add(x, tile, strip, shape, lane);
+    take_sign(x, p.scale);
   }
   __device__ __forceinline__ void mask_past_end(Logits& x, int first_key) const {
     if (first_key + kStripKeys > head.S) mask_past(x, head.S - first_key, lane);
   }
 
-  // The sums of a chunk for the keys of this warp's strip.  adds: to those of the chunk's earlier queries.
   __device__ __forceinline__ void store_columns(Columns& columns, int chunk, int first_key, bool adds) const {
-    float* to = p.sums + head.sums + int64_t{chunk} * head.S + first_key;
-#pragma unroll
-    for (int part = 0; part < kLaneKeys / 8; part++) {
-      const float sum = eight_sums<4>(columns[part], lane / 4);
-      const int key = key_of(lane, part * 8 + lane / 4);
-      if (first_key + key < head.S) to[key] = adds ? to[key] + sum : sum;
-    }
+    cuda::store_columns(p, head, lane, columns, chunk, first_key, adds);
   }
 
   const ColumnSumsParams& p;

@@ -109,14 +109,17 @@ __device__ __forceinline__ void multiply_by_fma(Logits& x, const T* queries, con
   }
 }
 
-template <class T, int kChannels>
-__device__ __forceinline__ void multiply(Logits& x, const T* queries, const T* keys,
-                                         const RowShape<T, kChannels>& shape, int lane) {
+__device__ __forceinline__ void clear(Logits& x) {
 #pragma unroll
   for (int r = 0; r < kLaneQueries; r++) {
 #pragma unroll
     for (int i = 0; i < kLaneKeys; i++) logit(x, r, i) = 0;
   }
+}
+
+template <class T, int kChannels>
+__device__ __forceinline__ void multiply_add(Logits& x, const T* queries, const T* keys,
+                                             const RowShape<T, kChannels>& shape, int lane) {
   if constexpr (sizeof(T) == 2) {
     if (ptx::has_matrix_products()) return multiply_by_tensor_cores(x, queries, keys, shape, lane);
   }
@@ -131,6 +134,11 @@ __device__ __forceinline__ void multiply_all(Logits& x, float by) {
 #pragma unroll
     for (int i = 0; i < kLaneKeys; i++) logit(x, r, i) *= by;
   }
+}
+
+// Of logits that are to be multiplied by the magnitude of `scale`: its sign, and its being zero.
+__device__ __forceinline__ void take_sign(Logits& x, float scale) {
+  if (scale <= 0) multiply_all(x, scale < 0 ? -1.f : 0.f);
 }
 
 // keys: how many of the strip exist.  The others get no probability.  Compared with constants: the lane's keys would

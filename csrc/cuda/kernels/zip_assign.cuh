@@ -5,6 +5,21 @@
 
 namespace visionzip::cuda {
 
+// sum + the products of four channels.
+__device__ __forceinline__ float add_products(float4 a, float4 b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+// What a metric is divided by to be a unit vector, given its lane's share of the squares; eight lanes a metric.
+__device__ __forceinline__ float length_of(float square) {
+  square = reduce<Sum, kTokenLanes>(square);
+  return square == 0.f ? 1.f : sqrtf(square);
+}
+
+__device__ __forceinline__ float4 divide(float4 x, float by) {
+  return make_float4(x.x / by, x.y / by, x.z / by, x.w / by);
+}
+
 // Eight lanes a target: fetch its metric from whoever owns it, and divide it by its length; a target of length zero
 // stays zero, and so does its similarity to everything.  Peers published theirs before the barrier of the scores.
 template <class T, bool kFromQueries, class Team>
@@ -18,15 +33,12 @@ __device__ __forceinline__ void load_targets(const ZipImage<T, kFromQueries, Tea
     float square = 0;
     for (int d = z.sub * 4; d < p.Dp; d += 4 * kTokenLanes) {
       const float4 x = z.team.metric4(metric, z.block_tokens, p.Dp, token, d);
-      square = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, square))));
+      square = add_products(x, x, square);
       if (t < count) *reinterpret_cast<float4*>(to + d) = x;
     }
-    square = reduce<Sum, kTokenLanes>(square);
-    const float length = square == 0.f ? 1.f : sqrtf(square);
+    const float length = length_of(square);
     for (int d = z.sub * 4; t < count && d < p.Dp; d += 4 * kTokenLanes) {
-      float4 x = *reinterpret_cast<const float4*>(to + d);
-      x = make_float4(x.x / length, x.y / length, x.z / length, x.w / length);
-      *reinterpret_cast<float4*>(to + d) = x;
+      *reinterpret_cast<float4*>(to + d) = divide(*reinterpret_cast<const float4*>(to + d), length);
     }
   }
 }
@@ -38,6 +50,15 @@ struct Best {
 
 __device__ __forceinline__ Best better(Best a, Best b) {
   return b.similarity > a.similarity || (b.similarity == a.similarity && b.target < a.target) ? b : a;
+}
+
+// Of a token's eight lanes.
+__device__ __forceinline__ Best best_of_lanes(Best best) {
+#pragma unroll
+  for (int o = kTokenLanes / 2; o; o >>= 1) {
+    best = better(best, {__shfl_xor_sync(kAllLanes, best.similarity, o), __shfl_xor_sync(kAllLanes, best.target, o)});
+  }
+  return best;
 }
 
 // One token (eight lanes) against a tile of targets, eight at a time: lane `sub` ends up with targets sub, sub + 8, ...
@@ -55,8 +76,7 @@ __device__ __forceinline__ Best nearest_in_tile(const ZipImage<T, kFromQueries, 
         for (int q = 0; q < 8; q++) {
           if (g + q >= count) continue;
           const float* target = z.template at<float>(p.at.target_metric) + static_cast<size_t>(g + q) * p.Dp;
-          const float4 x = *reinterpret_cast<const float4*>(target + d);
-          dot[q] = fmaf(a.w, x.w, fmaf(a.z, x.z, fmaf(a.y, x.y, fmaf(a.x, x.x, dot[q]))));
+          dot[q] = add_products(a, *reinterpret_cast<const float4*>(target + d), dot[q]);
         }
       }
     }
@@ -64,11 +84,7 @@ __device__ __forceinline__ Best nearest_in_tile(const ZipImage<T, kFromQueries, 
     const int t = g + z.sub;
     if (t < count) best = better(best, {ordered(similarity), first + t});
   }
-#pragma unroll
-  for (int o = 4; o; o >>= 1) {
-    best = better(best, {__shfl_xor_sync(kAllLanes, best.similarity, o), __shfl_xor_sync(kAllLanes, best.target, o)});
-  }
-  return best;
+  return best_of_lanes(best);
 }
 
 template <class T, bool kFromQueries, class Team>

@@ -18,11 +18,11 @@ template <class T, bool kFromQueries, class Team>
 struct ZipImage {
   static constexpr int kPer = kElements<T>;
 
-  // position: the image's number, or its place in `order` where images are packed.
+  // position: the image's number, or its place in `order` where that is given.
   __device__ ZipImage(const ZipParams& params, char* shared, Team& its_team, int64_t position)
       : p(params), sm(shared), team(its_team) {
     if (p.sequences) {
-      const Sequence own = p.sequences[p.order[position]];
+      const Sequence own = p.sequences[p.order ? p.order[position] : position];
       S = own.tokens;
       k = own.k;
       m = own.m;

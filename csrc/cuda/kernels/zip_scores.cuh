@@ -9,7 +9,7 @@ constexpr int kScoreLoads = 16;  // of a thread, under way at a time: they are f
 
 // `values` as what they are.
 template <class F>
-__device__ __forceinline__ void with_elements(const void* values, DType dtype, F&& f) {
+__device__ __forceinline__ auto with_elements(const void* values, DType dtype, F&& f) {
   switch (dtype) {
     case DType::kFloat32:
       return f(static_cast<const float*>(values));
@@ -106,6 +106,32 @@ __device__ __forceinline__ void score_matrix(const ZipImage<T, false, Team>& z) 
   }
 }
 
+// The maximum of a chunk's logits, n of them that are `pitch` apart, and the sum of their exponentials.
+__device__ __forceinline__ float2 chunk_stat(const float* logits, int pitch, int n) {
+  float most = -INFINITY, sum = 0;
+  for (int i = 0; i < n; i++) most = fmaxf(most, logits[i * pitch]);
+  const float shift = most == -INFINITY ? 0.f : most;  // a chunk of -inf counts nothing; NaN stays NaN
+  for (int i = 0; i < n; i++) sum += expf(logits[i * pitch] - shift);
+  return make_float2(most, sum);
+}
+
+// A head's maximum and the inverse of its sum, by a warp; stat(c): those of chunk c.
+template <class Stat>
+__device__ __forceinline__ float2 head_stat(int chunks, int lane, const Stat& stat) {
+  float most = -INFINITY, sum = 0;
+  for (int c = lane; c < chunks; c += 32) most = fmaxf(most, stat(c).x);
+  most = reduce<Max>(most);
+  for (int c = lane; c < chunks; c += 32) {
+    const float2 part = stat(c);
+    sum = fmaf(part.y, expf(part.x - most), sum);
+  }
+  return make_float2(most, 1.f / reduce<Sum>(sum));
+}
+
+__device__ __forceinline__ float probability(float logit, float2 head_stat) {
+  return __fmul_rn(expf(logit - head_stat.x), head_stat.y);
+}
+
 // A chunk's maximum and sum for each head, sent to the team.
 template <class T, class Team>
 __device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team>& z) {
@@ -115,11 +141,7 @@ __device__ __forceinline__ void share_softmax_stats(const ZipImage<T, true, Team
   for (int x = z.tid; x < z.own_chunks * pitch; x += z.threads) {
     const int c = x / pitch, h = x - c * pitch, n = h < p.H ? min(chunk, z.own_tokens - c * chunk) : 0;
     const float* logits = z.template at<float>(p.at.logits) + static_cast<size_t>(c) * chunk * pitch + h;
-    float most = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++) most = fmaxf(most, logits[i * pitch]);
-    const float shift = most == -INFINITY ? 0.f : most;  // a chunk of -inf counts nothing; NaN stays NaN
-    for (int i = 0; i < n; i++) sum += expf(logits[i * pitch] - shift);
-    stats[(z.first_chunk + c) * pitch + h] = make_float2(most, sum);
+    stats[(z.first_chunk + c) * pitch + h] = chunk_stat(logits, pitch, n);
   }
   __syncthreads();
   z.team.spread(stats, z.first_chunk * pitch, z.own_chunks * pitch);
@@ -136,15 +158,8 @@ __device__ __forceinline__ void combine_softmax_stats(const ZipImage<T, true, Te
   float2* head_stats = z.template at<float2>(p.at.head_stats);
   const int pitch = heads_pitch(p.H);
   for (int h = z.warp; h < p.H; h += z.warps) {
-    float most = -INFINITY, sum = 0;
-    for (int c = z.lane; c < z.chunks; c += 32) most = fmaxf(most, stats[c * pitch + h].x);
-    most = reduce<Max>(most);
-    for (int c = z.lane; c < z.chunks; c += 32) {
-      const float2 part = stats[c * pitch + h];
-      sum = fmaf(part.y, expf(part.x - most), sum);
-    }
-    sum = reduce<Sum>(sum);
-    if (z.lane == 0) head_stats[h] = make_float2(most, 1.f / sum);
+    const float2 stat = head_stat(z.chunks, z.lane, [&](int c) { return stats[c * pitch + h]; });
+    if (z.lane == 0) head_stats[h] = stat;
   }
 }
 
@@ -165,9 +180,8 @@ __device__ __forceinline__ void score_logits(const ZipImage<T, true, Team>& z) {
   const int pitch = heads_pitch(p.H);
   for (int x = z.tid; x < z.own_tokens * p.H; x += z.threads) {
     const int local = x / p.H, h = x - local * p.H;
-    const float2 stat = head_stats[h];
     float& logit = logits[local * pitch + h];
-    logit = __fmul_rn(expf(logit - stat.x), stat.y);
+    logit = probability(logit, head_stats[h]);
   }
   __syncthreads();
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {

@@ -10,6 +10,10 @@ namespace visionzip::cuda {
 constexpr int kMostWarps = 16;  // of a block: with more, a thread would have too few registers
 constexpr int kMostHeadChannels = 256;
 
+// Heads that do not fit are read so many channels at a time, by blocks of so many warps.
+constexpr int kSlicedChannels = 32;
+constexpr int kSlicedWarps = 4;
+
 constexpr int kHeadBytes = 128;
 
 // Either the strips' statistics of two tiles, or those of kRowBlock queries: pairs of floats.  An odd number of pairs

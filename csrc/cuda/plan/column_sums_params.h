@@ -9,7 +9,8 @@ namespace visionzip::cuda {
 // The problem, the tensors and the plan, whole, as in ZipParams.  The sums of packed images, (H, kSumChunks, n) of an
 // image of n cells, begin at its first cell times H * kSumChunks.
 struct ColumnSumsParams : ColumnSumsProblem, QueryKeyTensors, ColumnSumsTiling {
-  float* sums;  // (images, H, kSumChunks, S), contiguous: column sums of softmax(scale * Q K^T)
+  float* sums;  // (images, H, kSumChunks, S), contiguous: column sums of softmax(scale * Q K^T).  Where
+                // `sliced`, behind them (images, H, S): what is subtracted in exponents, and the inverse sum
   bool wide;    // queries and keys are
 };
 

@@ -43,31 +43,39 @@ std::string describe(const ColumnSumsProblem& p, const ColumnSumsTiling& tiling)
   return std::string(path) + "; blocks a head: " + std::to_string(kSumChunks / tiling.block_chunks);
 }
 
-ColumnSumsPlan impossible(std::string why) {
-  ColumnSumsPlan plan{};
-  plan.why = std::move(why);
-  return plan;
+int64_t sums_bytes(const ColumnSumsProblem& p) { return p.all_cells * p.H * kSumChunks * int64_t{sizeof(float)}; }
+
+// Two launches: statistics of softmax, by tiles of queries; then the columns, by chunks of queries and strips of keys.
+ColumnSumsPlan plan_sliced(const ColumnSumsProblem& p, const std::string& why) {
+  const int64_t strips = ceil_divide(int64_t{p.S}, kStripKeys), groups = ceil_divide(strips, kSlicedWarps);
+  const int64_t stats_bytes = p.has_lse ? 0 : p.all_cells * p.H * 2 * int64_t{sizeof(float)};
+  return {.blocks = static_cast<int32_t>(std::min<int64_t>(p.images * p.H * kSumChunks * groups, INT32_MAX)),
+          .threads = kSlicedWarps * 32,
+          .shared_bytes = 0,
+          .sums_bytes = sums_bytes(p) + stats_bytes,
+          .tiling = {.one_pass_tokens = 0, .block_chunks = 1, .sliced = true},
+          .why = "heads in slices of " + std::to_string(kSlicedChannels) + " channels: " + why};
 }
 
 }  // namespace
 
 ColumnSumsPlan plan_column_sums(const ColumnSumsProblem& p, const Gpu& gpu, int32_t forced_chunks) {
-  if (p.D > kMostHeadChannels) return impossible("D is over " + std::to_string(kMostHeadChannels));
+  if (p.D > kMostHeadChannels) return plan_sliced(p, "D is over " + std::to_string(kMostHeadChannels));
   const int32_t most = most_warps(p, gpu);
   if (most == 0) {
-    return impossible("shared memory of " + std::to_string(gpu.block_shared_bytes) +
-                      " bytes is too small for D = " + std::to_string(p.D));
+    return plan_sliced(p, "shared memory of " + std::to_string(gpu.block_shared_bytes) +
+                              " bytes is too small for D = " + std::to_string(p.D));
   }
   const int32_t warps = static_cast<int32_t>(std::clamp<int64_t>(ceil_divide(int64_t{p.S}, kStripKeys), 1, most));
   const ColumnSumsTiling tiling{.one_pass_tokens = most * kStripKeys,
-                                .block_chunks = forced_chunks > 0 ? forced_chunks : choose_block_chunks(p, gpu, warps)};
+                                .block_chunks = forced_chunks > 0 ? forced_chunks : choose_block_chunks(p, gpu, warps),
+                                .sliced = false};
   const int64_t blocks = p.images * p.H * (kSumChunks / tiling.block_chunks);
-  if (blocks > INT32_MAX) return impossible("there are more than 2147483647 blocks");
-  return {.possible = true,
-          .blocks = static_cast<int32_t>(blocks),
+  if (blocks > INT32_MAX) return plan_sliced(p, "there are too many for a launch");
+  return {.blocks = static_cast<int32_t>(blocks),
           .threads = warps * 32,
           .shared_bytes = static_cast<int32_t>(shared_bytes(p, warps)),
-          .sums_bytes = p.all_cells * p.H * kSumChunks * int64_t{sizeof(float)},
+          .sums_bytes = sums_bytes(p),
           .tiling = tiling,
           .why = describe(p, tiling)};
 }

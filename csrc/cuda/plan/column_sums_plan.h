@@ -13,16 +13,16 @@ namespace visionzip::cuda {
 struct ColumnSumsTiling {
   int32_t one_pass_tokens;  // sequences of up to so many tokens are done in one pass, unless the log-sum-exp is given
   int32_t block_chunks;     // chunks of one head that a block sums; of a shorter image it sums more
+  bool sliced;              // channels come in slices, for heads that shared memory has no room for
 
   bool operator==(const ColumnSumsTiling&) const = default;
 };
 
 struct ColumnSumsPlan {
-  bool possible;  // false: the decision comes from the reference
   int32_t blocks, threads, shared_bytes;
-  int64_t sums_bytes;
+  int64_t sums_bytes;  // where `sliced`, statistics of softmax included
   ColumnSumsTiling tiling;
-  std::string why;  // a sentence: how, or why not
+  std::string why;  // a sentence: how
 
   bool operator==(const ColumnSumsPlan&) const = default;
 };

@@ -15,10 +15,10 @@ int32_t number(const std::string& key, const std::string& value, int32_t most, c
 }
 
 Path path_named(const std::string& value) {
-  for (const Path path : {Path::kCluster, Path::kGrid, Path::kBlock}) {
+  for (const Path path : {Path::kCluster, Path::kGrid, Path::kBlock, Path::kGlobal}) {
     if (value == name_of(path)) return path;
   }
-  bad_value(kVariable, "path", value, "cluster, grid or block");
+  bad_value(kVariable, "path", value, "cluster, grid, block or global");
 }
 
 int32_t thread_count(const std::string& value) {

@@ -9,7 +9,7 @@
 namespace visionzip::cuda {
 
 // A key says how a step is done; of calls without such a step it says nothing:
-//   path=cluster|grid|block  what a team of blocks is
+//   path=cluster|grid|block  what a team of blocks is; or global, several launches, and no other key but sum_chunks
 //   team=N                   blocks that work on one image
 //   threads=N                of a block: a multiple of 32, at most kZipThreads
 //   staged=0|1               hidden is read where it is, or copied into shared memory

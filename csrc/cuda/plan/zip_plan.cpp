@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/plan/forced_launch.h"
+#include "cuda/plan/global_plan.h"
 #include "cuda/plan/thresholds.h"
 
 namespace visionzip::cuda {
@@ -98,6 +99,7 @@ TeamSizes team_sizes(const Request& r, Path path) {
       return {t.least_grid_team.value, t.most_grid_team.value,
               std::min(t.largest_grid_team.value, r.gpu.multiprocessors)};
     case Path::kBlock:
+    case Path::kGlobal:
     case Path::kNone:
       break;
   }
@@ -198,6 +200,7 @@ std::string no_room(const Gpu& gpu) {
 
 std::string why_not_as_forced(const Request& r) {
   const ForcedLaunch& f = r.forced;
+  if (f.path == Path::kGlobal) return "path is global; expected no key with it but sum_chunks, as it has no teams";
   if (f.path == Path::kCluster && !has_clusters(r.gpu)) {
     return "path is cluster; expected grid or block, as no clusters run there";
   }
@@ -221,7 +224,13 @@ std::string why_not_as_forced(const Request& r) {
                               std::to_string(r.gpu.compute_capability) + ": " + why_not_as_forced(r));
 }
 
-ZipPlan plan_fused(const Request& r) {
+ZipPlan plan_any_size(const Request& r) {
+  if (r.forced.path == Path::kGlobal) {
+    ForcedLaunch others = r.forced;
+    others.path = Path::kNone;
+    if (forces_fused(others)) refuse(r);
+    return plan_global(r.p, "as VISIONZIP_PLAN says");
+  }
   const bool countable = r.p.S <= kMostTokens;
   for (const Path path : countable ? paths_to_try(r) : std::vector<Path>{}) {
     if (r.forced.team > 0 && !team_expected(r.gpu, path, r.forced.team).empty()) continue;
@@ -230,7 +239,7 @@ ZipPlan plan_fused(const Request& r) {
     }
   }
   if (forces_fused(r.forced)) refuse(r);
-  return no_plan(countable ? no_room(r.gpu) : "S is over " + std::to_string(kMostTokens));
+  return plan_global(r.p, countable ? no_room(r.gpu) : "S is over " + std::to_string(kMostTokens));
 }
 
 }  // namespace
@@ -243,6 +252,8 @@ const char* name_of(Path path) {
       return "grid";
     case Path::kBlock:
       return "block";
+    case Path::kGlobal:
+      return "global";
     case Path::kNone:
       break;
   }
@@ -251,13 +262,10 @@ const char* name_of(Path path) {
 
 ZipPlan plan_zip(const ZipProblem& problem, const Gpu& gpu, const ForcedLaunch& forced) {
   const Thresholds& thresholds = thresholds_of(gpu.compute_capability);
-  ZipPlan plan = plan_fused({problem, gpu, forced, thresholds});
+  ZipPlan plan = plan_any_size({problem, gpu, forced, thresholds});
   if (!needs_column_sums(problem)) return plan;
   if (int64_t{problem.S} * problem.group > INT32_MAX) return no_plan("an image has over 2147483647 cells");
   plan.column_sums = plan_column_sums(column_sums_problem(problem), gpu, forced.sum_chunks);
-  if (plan.column_sums->possible) return plan;
-  plan.path = Path::kNone;
-  plan.why = plan.column_sums->why;
   return plan;
 }
 

@@ -13,10 +13,11 @@
 namespace visionzip::cuda {
 
 enum class Path : int32_t {
-  kNone,     // the problem does not fit: the decision comes from the reference
+  kNone,     // no launch can be so large
   kCluster,  // a thread-block cluster an image
   kGrid,     // blocks that are resident together, over global memory
-  kBlock     // one block an image
+  kBlock,    // one block an image
+  kGlobal    // several launches over global memory, for images of any size; they decide, and merge does the rest
 };
 
 const char* name_of(Path path);

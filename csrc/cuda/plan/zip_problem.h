@@ -27,7 +27,9 @@ struct ZipProblem {
 };
 
 // CLS's queries are multiplied with the keys, and their softmax taken, inside the fused kernel.
-inline bool scores_in_kernel(const ZipProblem& p) { return p.source == ScoreSource::kQueryKey && p.has_cls; }
+VISIONZIP_HOST_DEVICE inline bool scores_in_kernel(const ZipProblem& p) {
+  return p.source == ScoreSource::kQueryKey && p.has_cls;
+}
 
 // All queries score: a launch before the fused kernel's adds up their attention.
 inline bool needs_column_sums(const ZipProblem& p) { return p.source == ScoreSource::kQueryKey && !p.has_cls; }

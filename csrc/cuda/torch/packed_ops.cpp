@@ -1,14 +1,12 @@
 // The operators on packed images of CUDA tensors: checks -> problem -> plan -> params -> launch.
 //
 // A small kernel works out where each image lies; then come the launches that a batch has.  The host never reads
-// cu_seqlens, with one exception: where max_seqlen is not given and the kernels have no room for one image of all
-// tokens.
+// cu_seqlens.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
@@ -74,20 +72,6 @@ class Images {
                           static_cast<int32_t>(tokens_), static_cast<int32_t>(longest)};
     const PlacedSequences placed{sequences(), order(), row_starts ? row_starts->mutable_data_ptr<int32_t>() : nullptr};
     check_launch(op_, launch_place(packing, k_, m_, placed, current_stream(device)), device);
-  }
-
-  // By reading cu_seqlens, which waits for the GPU.
-  int64_t read_longest(int32_t device) const {
-    Numbers lengths(k_.size());
-    std::vector<int32_t> starts(k_.size() + 1);
-    const cudaStream_t stream = current_stream(device);
-    check_launch(op_,
-                 cudaMemcpyAsync(starts.data(), starts_.const_data_ptr(), starts.size() * sizeof(int32_t),
-                                 cudaMemcpyDeviceToHost, stream),
-                 device);
-    check_launch(op_, cudaStreamSynchronize(stream), device);
-    std::transform(starts.begin() + 1, starts.end(), starts.begin(), lengths.begin(), std::minus<int64_t>());
-    return std::clamp<int64_t>(most_of(lengths), 0, tokens_);
   }
 
  private:
@@ -174,39 +158,24 @@ PackedCall describe(const char* op, PackedArguments&& a) {
   return {std::move(a), std::move(images), std::move(zip), row_starts};
 }
 
-// False where no plan fits.  zip: that of the call, or one that makes output rows as well.
-bool launch(const PackedCall& call, ZipCall zip, int32_t device) {
-  const Gpu gpu = current_gpu(zip.op, device);
+// Without max_seqlen an image may have all tokens.
+ZipCall bounded(ZipCall zip, const PackedCall& call) {
   const int64_t tokens = call.images.tokens();
-  const auto plan_for = [&](int64_t longest) {
-    zip.problem.S = static_cast<int32_t>(longest);
-    return plan_zip(zip.problem, gpu, forced_by_environment());
-  };
-  ZipPlan plan = plan_for(std::min(call.arguments.max_seqlen.value_or(tokens), tokens));
-  if (plan.path == Path::kNone && !call.arguments.max_seqlen) plan = plan_for(call.images.read_longest(device));
-  if (plan.path == Path::kNone) return false;
+  zip.problem.S = static_cast<int32_t>(std::min(call.arguments.max_seqlen.value_or(tokens), tokens));
+  return zip;
+}
+
+// zip: bounded.
+void place_and_launch(const PackedCall& call, const ZipCall& zip, const ZipPlan& plan, int32_t device) {
   call.images.place(zip.problem.S, &call.row_starts, device);
-  if (tokens > 0) launch_call(zip, plan, device);
-  return true;
+  if (call.images.tokens() > 0) launch_call(zip, plan, device);
 }
 
-Decision decide_by_reference(const PackedCall& call) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  const PackedArguments& a = call.arguments;
-  std::vector<StableIValue> stack{from(a.keys),       from(a.cu_seqlens), from(a.k),      from(a.m),
-                                  from(a.queries),    from(a.scores),     from(a.scale),  from(a.lse),
-                                  from(a.max_seqlen), from(a.group),      from(a.has_cls)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("visionzip::_select_packed_reference", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-}
-
-// Afterwards the images are placed, as a merge needs them to be, whoever decided.
+// Afterwards the images are placed, as a merge needs them to be.
 Decision decide(const PackedCall& call, int32_t device) {
-  if (launch(call, call.zip, device)) return {call.zip.indices, call.zip.assignment, call.row_starts};
-  call.images.place(call.images.tokens(), nullptr, device);
-  return decide_by_reference(call);
+  const ZipCall zip = bounded(call.zip, call);
+  place_and_launch(call, zip, plan_call(zip, device), device);
+  return {zip.indices, zip.assignment, call.row_starts};
 }
 
 // Merges the tokens of images that are placed, or runs the adjoint.
@@ -224,8 +193,8 @@ Tensor merge_placed(const char* op, const Tensor& x, const Tensor& assignment, c
                   : run_merge(op, x, assignment, problem, images.sequences(), 0, images.rows(), launch_merge);
 }
 
-// One launch, after that of placing, where hidden has the keys' dtype; otherwise, and where no plan fits, the decision
-// first and then the merge.
+// One launch, after that of placing, where hidden has the keys' dtype and the fused kernel has room for the images;
+// otherwise the decision first and then the merge.
 ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_seqlens, const Numbers& k,
                      const Numbers& m, const OptionalTensor& queries, const OptionalTensor& scores,
                      std::optional<double> scale, const OptionalTensor& lse, std::optional<int64_t> max_seqlen,
@@ -240,7 +209,9 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
   const Tensor flat = unit_stride(hidden);
   if (can_merge_in_kernel(call.zip, flat)) {
     const Tensor tokens = torch::stable::new_empty(hidden, with_size(hidden, 0, call.images.rows()));
-    if (launch(call, with_hidden(call.zip, flat, tokens, mode), device)) {
+    const ZipCall whole = bounded(with_hidden(call.zip, flat, tokens, mode), call);
+    if (const ZipPlan plan = plan_call(whole, device); plan.path != Path::kGlobal) {
+      place_and_launch(call, whole, plan, device);
       return {tokens, call.zip.indices, call.zip.assignment, call.row_starts};
     }
   }

@@ -5,9 +5,12 @@
 #include <array>
 #include <map>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 
 #include "checks/checks.h"
 #include "cuda/kernels/column_sums.h"
+#include "cuda/kernels/global.h"
 #include "cuda/kernels/zip.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/errors.h"
@@ -29,6 +32,13 @@ decltype(Gpu::clusters) clusters_of(Gpu gpu, int32_t device) {
     found->second = gpu.clusters;
   }
   return found->second;
+}
+
+Gpu current_gpu(const char* op, int32_t device) {
+  Gpu gpu{};
+  check_launch(op, describe_gpu(gpu), device);
+  gpu.clusters = clusters_of(gpu, device);
+  return gpu;
 }
 
 // Memory that the caching allocator takes back in the stream's order: not before the launches are done with it.
@@ -60,6 +70,12 @@ ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, Me
   return call;
 }
 
+ZipPlan plan_call(const ZipCall& call, int32_t device) {
+  ZipPlan plan = plan_zip(call.problem, current_gpu(call.op, device), forced_by_environment());
+  if (plan.path == Path::kNone) throw std::runtime_error("visionzip::" + std::string(call.op) + ": " + plan.why);
+  return plan;
+}
+
 void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device) {
   const cudaStream_t stream = current_stream(device);
   ZipWorkspace workspace{};
@@ -74,15 +90,13 @@ void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device) {
     scratch = allocate(call, plan.scratch_bytes);
     workspace.scratch = scratch->mutable_data_ptr();
   }
+  if (plan.path == Path::kGlobal) {
+    const GlobalParams params = make_global_params(call.problem, plan, call.tensors, workspace);
+    check_launch(call.op, launch_global(params, stream), device);
+    return;
+  }
   const ZipParams params = make_zip_params(call.problem, plan, call.tensors, workspace);
   check_launch(call.op, launch_zip(params, plan, stream), device);
-}
-
-Gpu current_gpu(const char* op, int32_t device) {
-  Gpu gpu{};
-  check_launch(op, describe_gpu(gpu), device);
-  gpu.clusters = clusters_of(gpu, device);
-  return gpu;
 }
 
 }  // namespace visionzip::cuda

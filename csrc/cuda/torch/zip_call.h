@@ -1,5 +1,6 @@
-// What the operators on batches and on packed images share: one call of the fused kernel, with the column sums before
-// it where all queries score.  An operator describes it; then it is planned, and launched.
+// What the operators on batches and on packed images share: one call of the fused kernel, or of the launches that take
+// its place where images are large, with the column sums before it where all queries score.  An operator describes it;
+// then it is planned, and launched.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -21,7 +22,6 @@ struct ZipCall {
   Tensor keys;
   std::optional<Tensor> attn{}, queries{}, lse{};
   Tensor indices, assignment;
-  double scale = 0;  // of logits, as it was given: for the reference
 };
 
 // Every row of x starts at a multiple of 16 bytes and is a multiple of 16 bytes long.
@@ -34,9 +34,10 @@ bool can_merge_in_kernel(const ZipCall& call, const Tensor& hidden);
 // The call that makes output rows of hidden as well: those of tokens.
 ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, MergeMode mode);
 
-// plan: of the call's problem; its path is not kNone.
-void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device);
+// Throws std::runtime_error where no launch can be so large.
+ZipPlan plan_call(const ZipCall& call, int32_t device);
 
-Gpu current_gpu(const char* op, int32_t device);
+// plan: of the call's problem.
+void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device);
 
 }  // namespace visionzip::cuda

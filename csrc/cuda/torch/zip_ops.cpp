@@ -1,8 +1,8 @@
 // zip, zip_qk, select and select_qk on CUDA tensors: checks -> problem -> plan -> params -> launch.
 //
 // The fused kernel does it all in one launch.  A launch more where all queries score (zip_qk without CLS: their column
-// sums first), and where hidden has another dtype than the keys (decision, then merge).  The decision comes from the
-// reference where there is no plan: images, or heads, that do not fit into shared memory.
+// sums first), and where hidden has another dtype than the keys (decision, then merge).  Several where images do not
+// fit into shared memory.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "checks/checks.h"
 #include "common/layout.h"
@@ -77,7 +76,6 @@ ZipCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, i
   call.problem.source = ScoreSource::kQueryKey;
   call.problem.attn_heads = call.problem.H;
   call.problem.scale = static_cast<float>(scale);
-  call.scale = scale;
   call.tensors.queries = q.const_data_ptr();
   call.tensors.query_image = q.stride(0);
   call.tensors.query_head = q.stride(1);
@@ -93,39 +91,15 @@ ZipCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, i
   return call;
 }
 
-Decision decide_by_reference(const ZipCall& call) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  const int64_t k = call.problem.k, m = call.problem.m;
-  const bool has_cls = call.problem.has_cls;
-  std::vector<StableIValue> stack;
-  if (call.queries) {
-    stack = {from(*call.queries), from(call.keys), from(k), from(m), from(call.scale), from(has_cls), from(call.lse)};
-  } else {
-    stack = {from(call.keys), from(*call.attn), from(k), from(m), from(has_cls)};
-  }
-  const char* op = call.queries ? "visionzip::_select_qk_reference" : "visionzip::_select_reference";
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
-}
-
-// False where no plan fits.
-bool launch(const ZipCall& call, int32_t device) {
-  const ZipPlan plan = plan_zip(call.problem, current_gpu(call.op, device), forced_by_environment());
-  if (plan.path == Path::kNone) return false;
-  launch_call(call, plan, device);
-  return true;
-}
-
 Decision run_select(const ZipCall& call) {
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
-  const bool done = call.problem.images == 0 || launch(call, device);
-  return done ? Decision(call.indices, call.assignment) : decide_by_reference(call);
+  if (call.problem.images > 0) launch_call(call, plan_call(call, device), device);
+  return {call.indices, call.assignment};
 }
 
-// One launch where hidden has the keys' dtype; otherwise, and where no plan fits, the decision first and then the
-// merge.
+// One launch where hidden has the keys' dtype and the fused kernel has room for the images; otherwise the decision
+// first and then the merge.
 ZipResult run_zip(const ZipCall& call, const Tensor& hidden, MergeMode mode) {
   const int32_t device = device_of(call.keys);
   const DeviceGuard guard(device);
@@ -133,7 +107,11 @@ ZipResult run_zip(const ZipCall& call, const Tensor& hidden, MergeMode mode) {
   const int64_t k = call.problem.k, m = call.problem.m;
   if (call.problem.images > 0 && can_merge_in_kernel(call, flat)) {
     const Tensor tokens = torch::stable::new_empty(hidden, with_size(hidden, 1, k + m));
-    if (launch(with_hidden(call, flat, tokens, mode), device)) return {tokens, call.indices, call.assignment};
+    const ZipCall whole = with_hidden(call, flat, tokens, mode);
+    if (const ZipPlan plan = plan_call(whole, device); plan.path != Path::kGlobal) {
+      launch_call(whole, plan, device);
+      return {tokens, call.indices, call.assignment};
+    }
   }
   const auto [indices, assignment] = run_select(call);
   const MergeProblem merging = merge_problem(flat, assignment, k, m, mode);
