@@ -116,7 +116,7 @@ def test_what_is_no_plan_is_refused(monkeypatch, value, message):
         ("h200", "team=133", "team is 133; expected 1 to 16 with path=cluster, 1 to 132 with path=grid, 1 with"),
         ("h200", "path=cluster,team=4,staged=1", "shared memory of 232448 bytes is too small"),
         ("h200", "team=16,staged=1,tile=4", "tile is 4; expected all of a block's vectors, 8 or more, as staged=1"),
-        ("h200", "staged=1,tile=4", "tile is 4; expected all of a block's vectors, 8 or more, as staged=1"),
+        ("h200", "path=block,staged=1,tile=100", "tile is 100; expected all of a block's vectors, 128 or more"),
     ],
 )
 def test_what_cannot_be_says_why(monkeypatch, gpu, forced, why):

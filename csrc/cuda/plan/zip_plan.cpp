@@ -209,8 +209,9 @@ std::string why_not_as_forced(const Request& r) {
     const std::string expected = team_expected(r);
     if (!expected.empty()) return "team is " + std::to_string(f.team) + "; expected " + expected;
   }
-  // Where no team is forced: of the largest cluster.
-  const int32_t least_vectors = block_vectors_of(r.p, f.team > 0 ? f.team : kMostClusterBlocks);
+  int32_t largest_team = 1;
+  for (const Path path : paths_to_try(r)) largest_team = std::max(largest_team, team_sizes(r, path).largest);
+  const int32_t least_vectors = block_vectors_of(r.p, largest_team);
   if (f.staged.value_or(false) && f.tile > 0 && f.tile < least_vectors) {
     return "tile is " + std::to_string(f.tile) + "; expected all of a block's vectors, " +
            std::to_string(least_vectors) + " or more, as staged=1 copies them at once";
