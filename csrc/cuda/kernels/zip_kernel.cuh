@@ -30,11 +30,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   } else {
     sum_matrix(z);
   }
-  if (p.wide_keys) {
-    read_keys<true>(z);
-  } else {
-    read_keys<false>(z);
-  }
+  read_keys(z);
   __syncthreads();
   z.team.start_wait();
 
@@ -54,7 +50,7 @@ __device__ __forceinline__ void zip_image(const ZipImage<T, kFromQueries, Team>&
   write_decision(z);
   if (merges) tiles.wait_for_copy();
   if (p.hidden) {
-    for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, merges);
+    for (int tile = 0; tile < tiles.count; tile++) copy_kept(z, tiles, tile, merges && p.staged);
   }
   if (z.m > 0) {
     z.team.wait();

@@ -40,21 +40,32 @@ __device__ __forceinline__ void load_query(const ZipImage<T, true, Team>& z) {
   }
 }
 
+// One vector of channels of one token and eight heads; zero where there is none.
+template <bool kWide, class T, bool kFromQueries, class Team>
+__device__ __forceinline__ void load_heads(const ZipImage<T, kFromQueries, Team>& z, const T* keys, int first_head,
+                                           int d, int n, uint4 (&raw)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    raw[i] = n > 0 && first_head + i < z.p.H ? load_vector<kWide>(keys + (first_head + i) * z.p.key_head + d, n)
+                                             : make_uint4(0, 0, 0, 0);
+  }
+}
+
 // One vector of channels of one token, over eight heads: adds them to the metric, and their products with CLS's query
 // to `dot`.  Returns the metric's largest magnitude.  starts: the metric is not yet there; n: channels that exist (0:
 // none, for lanes beyond the end).  Explicit fmaf, because the compiler may contract a sum differently in each
 // instantiation.
-template <bool kWide, class T, bool kFromQueries, class Team>
+template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ float add_heads(const ZipImage<T, kFromQueries, Team>& z, const T* keys, float* metric,
                                            bool starts, int first_head, int d, int n, float (&dot)[8]) {
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
   const int padded = round_up(p.D, 8);
   uint4 raw[8];
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    raw[i] = n > 0 && first_head + i < p.H ? load_vector<kWide>(keys + (first_head + i) * p.key_head + d, n)
-                                           : make_uint4(0, 0, 0, 0);
+  if (p.wide_keys) {
+    load_heads<true>(z, keys, first_head, d, n, raw);
+  } else {
+    load_heads<false>(z, keys, first_head, d, n, raw);
   }
   if (n <= 0) return 0;
   float sum[kPer];
@@ -114,7 +125,7 @@ __device__ __forceinline__ void scale_and_publish(const ZipImage<T, kFromQueries
 }
 
 // Eight lanes a token, four tokens a warp.  All lanes of a warp run every iteration: the reductions need them.
-template <bool kWide, class T, bool kFromQueries, class Team>
+template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>& z) {
   constexpr int kPer = kElements<T>;
   const ZipParams& p = z.p;
@@ -132,7 +143,7 @@ __device__ __forceinline__ void read_keys(const ZipImage<T, kFromQueries, Team>&
       float dot[8] = {};
       for (int v = 0; v < vectors; v += kTokenLanes) {
         const int d = (v + z.sub) * kPer, n = exists ? min(kPer, p.D - d) : 0;
-        const float magnitude = add_heads<kWide>(z, token_keys, metric, starts, head, d, n, dot);
+        const float magnitude = add_heads(z, token_keys, metric, starts, head, d, n, dot);
         if (ends) largest = fmaxf(largest, magnitude);
       }
       if (kFromQueries) {  // without groups: CLS has none

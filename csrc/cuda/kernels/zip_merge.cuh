@@ -68,7 +68,10 @@ class HiddenTiles {
     return min(z_.p.tile_vectors, vectors_ - tile * z_.p.tile_vectors);
   }
   __device__ __forceinline__ uint4 load(int tile, int token, int v) const {
-    return z_.p.staged ? stage()[static_cast<size_t>(token) * z_.p.tile_vectors + v] : load_global(tile, token, v);
+    return z_.p.staged ? load_staged(token, v) : load_global(tile, token, v);
+  }
+  __device__ __forceinline__ uint4 load_staged(int token, int v) const {
+    return stage()[static_cast<size_t>(token) * z_.p.tile_vectors + v];
   }
   __device__ __forceinline__ uint4 load_global(int tile, int token, int v) const {
     return ptx::load_once16(hidden_ + token * z_.p.hidden_token + channel(tile, v));
@@ -94,18 +97,24 @@ class HiddenTiles {
   int vectors_;
 };
 
-// The kept rows of one tile; from_stage: those that hidden was copied with, if it was.
+// The kept rows of one tile.  staged: the copy has landed.
 template <class Tiles, class Image>
-__device__ __forceinline__ void copy_kept(const Image& z, const Tiles& tiles, int tile, bool from_stage) {
+__device__ __forceinline__ void copy_kept(const Image& z, const Tiles& tiles, int tile, bool staged) {
   const uint16_t* kept = z.template at<uint16_t>(z.p.at.kept);
   const int width = tiles.width_of(tile);
   constexpr int kLoads = kTileLoads / 2;
   for (Places at(z.tid, z.threads, width), to = at; at.row < z.k;) {
     uint4 x[kLoads];
+    const auto load_by = [&](const auto& load) {
 #pragma unroll
-    for (int i = 0; i < kLoads; i++, at.step()) {
-      const int token = kept[min(at.row, z.k - 1)];  // the last again where there are fewer: no load waits for a branch
-      x[i] = from_stage ? tiles.load(tile, token, at.column) : tiles.load_global(tile, token, at.column);
+      for (int i = 0; i < kLoads; i++, at.step()) {
+        x[i] = load(kept[min(at.row, z.k - 1)], at.column);  // the last again: no load waits for a branch
+      }
+    };
+    if (staged) {
+      load_by([&](int token, int v) { return tiles.load_staged(token, v); });
+    } else {
+      load_by([&](int token, int v) { return tiles.load_global(tile, token, v); });
     }
 #pragma unroll
     for (int i = 0; i < kLoads; i++, to.step()) {
