@@ -201,9 +201,9 @@ int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Number
 
 int run_zip_cases() {
   std::vector<cuda::ForcedLaunch> teams{
-      {Path::kBlock, 1},        {Path::kCluster, 2},  {Path::kCluster, 4}, {Path::kCluster, 7}, {Path::kCluster, 8},
-      {Path::kCluster, 13, 256}, {Path::kCluster, 16}, {Path::kGrid, 2},    {Path::kGrid, 3, 96}, {Path::kGrid, 4},
-      {Path::kGrid, 8},         {Path::kBlock, 1, 256}, {Path::kGlobal}};
+      {Path::kBlock, 1},         {Path::kCluster, 2},    {Path::kCluster, 4}, {Path::kCluster, 7},  {Path::kCluster, 8},
+      {Path::kCluster, 13, 256}, {Path::kCluster, 16},   {Path::kGrid, 2},    {Path::kGrid, 3, 96}, {Path::kGrid, 4},
+      {Path::kGrid, 8},          {Path::kBlock, 1, 256}, {Path::kGlobal}};
   std::erase_if(teams, [](const cuda::ForcedLaunch& by) { return !device_has(by); });
   constexpr int32_t kMany = 132, kLarge = 227 << 10, kSmall = 8 << 10;
   struct Sizes {

@@ -29,11 +29,7 @@ __global__ void __launch_bounds__(kSliceThreads) global_keys_kernel(const __grid
       load_query(z);
       __syncthreads();
     }
-    if (p.wide_keys) {
-      read_keys<true>(z);
-    } else {
-      read_keys<false>(z);
-    }
+    read_keys(z);
     if constexpr (kFromQueries) {
       if (p.lse) continue;
       __syncthreads();
