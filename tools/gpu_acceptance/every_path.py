@@ -22,7 +22,7 @@ from benchmarks.report import LEAST_RIGHT
 from benchmarks.runner import float64_tokens, rows_right
 
 PATH_VARIABLE = "VISIONZIP_PATH"
-PATHS = ("cluster", "grid", "block")
+PATHS = ("cluster", "grid", "block", "global")
 LEAST_FOR_CLUSTERS = (9, 0)
 
 SMALL = {"B": 3, "S": 41, "C": 24, "H": 3, "D": 16, "k": 7, "m": 5}
