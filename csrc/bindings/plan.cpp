@@ -176,7 +176,7 @@ void bind_plan(py::module_& module) {
       py::arg("packed_tokens") = 0, py::arg("element_bytes") = 2, py::arg("compute_capability") = 90,
       py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
       py::arg("clusters") = std::map<int32_t, int32_t>{},
-      "How the fused CUDA kernel would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
+      "How the CUDA kernels would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
       "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
       "tokens of all B images, where those are packed; S, k and m are then the most that any image has. clusters: how "

@@ -19,7 +19,7 @@ Problem = Callable[[torch.Generator], OperatorCall]
 
 GPUS = torch.cuda.device_count() if CUDA in BACKENDS else 0
 HAVE_CLUSTERS = all(torch.cuda.get_device_capability(i) >= (9, 0) for i in range(GPUS))
-EVERY_PATH = pytest.mark.parametrize("path", ["cluster", "grid", "block"] if HAVE_CLUSTERS else ["grid", "block"])
+EVERY_PATH = pytest.mark.parametrize("path", ["cluster"] * HAVE_CLUSTERS + ["grid", "block", "global"])
 
 SHAPE = Shape(B=3, S=200, C=64, H=4, D=64, k=30, m=8)
 WITHOUT_CLS = replace(SHAPE, has_cls=False)

@@ -69,7 +69,7 @@ class Kernel:
     @property
     def static_shared(self) -> int:
         """Bytes of shared memory that it declares itself; what is chosen at launch comes on top."""
-        return self.usage.shared - (_RESERVED_SHARED if self.capability >= 90 else 0)
+        return max(0, self.usage.shared - (_RESERVED_SHARED if self.capability >= 90 else 0))
 
     @property
     def most_threads(self) -> int:

@@ -20,7 +20,6 @@
 #include "common/layout.h"
 #include "common/library.h"
 #include "cuda/kernels/place.h"
-#include "cuda/plan/forced_launch.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/errors.h"
 #include "cuda/torch/merge_call.h"

@@ -12,6 +12,7 @@
 #include "cuda/kernels/column_sums.h"
 #include "cuda/kernels/global.h"
 #include "cuda/kernels/zip.h"
+#include "cuda/plan/forced_launch.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/errors.h"
 

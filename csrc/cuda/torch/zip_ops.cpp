@@ -14,7 +14,6 @@
 #include "checks/checks.h"
 #include "common/layout.h"
 #include "common/library.h"
-#include "cuda/plan/forced_launch.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/merge_call.h"
 #include "cuda/torch/zip_call.h"
