@@ -33,7 +33,7 @@ test: setup  ## the whole test suite, with test-compat (PYTEST_ARGS="-k merge": 
 test-compat: setup $(STAMPS)/compat  ## the tests of models under the oldest supported transformers, in .venv-compat
 	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest python_tests/models -k "not emulated" --numprocesses auto
 
-kernels: setup  ## registers, spills and machine code of the CUDA kernels, as built (KERNELS_ARGS=...)
+kernels: setup  ## registers, spills and machine code of the CUDA kernels, and their growth (KERNELS_ARGS=--accept, ...)
 	$(BIN)/python -m tools.kernel_report $(KERNELS_ARGS)
 
 bench: setup  ## the benchmarks (BENCH_ARGS=...)
