@@ -89,9 +89,9 @@ def test_the_fused_kernels_bits(monkeypatch, rng, shape, attn, merge):
     for op in ("zip", "zip_qk") if shape.has_cls else ("zip",):
         call = random_call(op, rng, shape, (BF16, F16, F32), attn=attn, merge=merge)
         expected = call.on(EMULATED)
-        monkeypatch.setenv("VISIONZIP_PATH", "global")
+        monkeypatch.setenv("VISIONZIP_PLAN", "path=global")
         assert_same(call.on(EMULATED), expected)
-        monkeypatch.delenv("VISIONZIP_PATH")
+        monkeypatch.delenv("VISIONZIP_PLAN")
 
 
 def test_few_values_of_scores_across_slices(monkeypatch, rng):
@@ -103,7 +103,7 @@ def test_few_values_of_scores_across_slices(monkeypatch, rng):
     attn[1], attn[2] = 0.25, float("nan")
     keys = torch.randint(-1, 2, call.tensors["keys"].shape, generator=rng).float()  # equal similarities, zero lengths
     call = call.with_tensors(attn=attn, keys=keys)
-    monkeypatch.setenv("VISIONZIP_PATH", "global")
+    monkeypatch.setenv("VISIONZIP_PLAN", "path=global")
     assert_same(call.on(EMULATED), call.on(CPU))
 
 
@@ -113,7 +113,7 @@ def test_the_operators_suite_on_this_path():
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "emulated"]
         + [f"python_tests/operators/{name}" for name in some],
         cwd=ROOT,
-        env={**os.environ, "VISIONZIP_PATH": "global"},
+        env={**os.environ, "VISIONZIP_PLAN": "path=global"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

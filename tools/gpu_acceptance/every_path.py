@@ -21,13 +21,8 @@ from benchmarks.cases import Case, Inputs
 from benchmarks.report import LEAST_RIGHT
 from benchmarks.runner import float64_tokens, rows_right
 
-<<<<<<< HEAD
 PLAN_VARIABLE = "VISIONZIP_PLAN"
-PATHS = ("cluster", "grid", "block")
-=======
-PATH_VARIABLE = "VISIONZIP_PATH"
 PATHS = ("cluster", "grid", "block", "global")
->>>>>>> anysize
 LEAST_FOR_CLUSTERS = (9, 0)
 
 SMALL = {"B": 3, "S": 41, "C": 24, "H": 3, "D": 16, "k": 7, "m": 5}
