@@ -37,7 +37,7 @@ def test_tower_replaced_since(family):
     assert not torch.equal(after, before)
 
 
-@families
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.grouped], ids=str)
 def test_a_tower_that_works_for_somebody_else(family):
     """The last of the towers; what had been done by then is undone, and an earlier setting stays."""
     model, processor = compressed(family)
