@@ -84,5 +84,5 @@ def test_budget_above_the_tokens(family):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not f.tiled], ids=str)
 def test_layout_where_there_are_no_tiles(family):
-    with pytest.raises(ValueError, match='layout="native" is for models that show images in tiles'):
+    with pytest.raises(ValueError, match='layout="native" is for models that put the tokens of tiles in one order'):
         compress(family.model(), dominant=K, contextual=M, layout="native")
