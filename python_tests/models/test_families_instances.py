@@ -98,16 +98,17 @@ def test_a_copy_between_forwards_with_gradients(family, early_exit):
 
 
 def test_saved_and_loaded_with_its_setting(family, tmp_path):
-    options = {"merge": "mean", "budget_per": "image", "dominant": 12, "contextual": 5}
+    budget_per = "image" if family.image_budget else "tile"
+    options = {"merge": "mean", "budget_per": budget_per, "dominant": 12, "contextual": 4}
     model, processor = compressed(family, **options)
     model.save_pretrained(tmp_path)
     inputs = processor(images=family.images(2), text=[QUESTION] * 2, return_tensors="pt", padding=True)
     expected = image_features(model, inputs)
-    assert AutoConfig.from_pretrained(tmp_path).visionzip["budget_per"] == "image"
+    assert AutoConfig.from_pretrained(tmp_path).visionzip["budget_per"] == budget_per
     loaded, fresh = type(model).from_pretrained(tmp_path).eval(), family.processor()
     compress_as_configured(loaded, fresh)
     inputs = fresh(images=family.images(2), text=[QUESTION] * 2, return_tensors="pt", padding=True)
-    assert tokens_of(inputs) == [17, 17]
+    assert tokens_of(inputs) == [16 * (1 if family.image_budget else tiles(family, i)) for i in range(2)]
     torch.testing.assert_close(image_features(loaded, inputs), expected)
 
 

@@ -8,6 +8,7 @@ from support.compressed_families import (
     NEW,
     QUESTION,
     answer,
+    answer_of_untouched,
     as_embeddings,
     compressed,
     families,
@@ -58,16 +59,14 @@ def test_cache_and_no_cache_agree(family):
     text = [QUESTION, "USER : <image> a cat"]
     inputs = processor(images=family.images(2), text=text, return_tensors="pt", padding=True)
     assert torch.equal(answer(model, inputs), answer(model, inputs, use_cache=False))
-    untouched = family.model()
-    assert torch.equal(answer(model, inputs), answer(untouched, as_embeddings(model, inputs)))
+    assert torch.equal(answer(model, inputs), answer_of_untouched(family, model, inputs))
 
 
 @repeats_pixels_wrongly
 def test_beam_search(family):
     model, processor = compressed(family)
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
-    untouched = family.model()
-    expected = answer(untouched, as_embeddings(model, inputs), num_beams=3)
+    expected = answer_of_untouched(family, model, inputs, num_beams=3)
     assert torch.equal(answer(model, inputs, num_beams=3), expected)
 
 
@@ -83,5 +82,9 @@ def test_second_turn_with_the_cache_kept(family):
     decision = last_zip(model)
     kept = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **options)
     assert last_zip(model) is decision
-    again = model.generate(**(dict(inputs) | {"input_ids": ids, "attention_mask": mask}), **options)
+    everything = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
+    if "token_type_ids" in inputs:
+        types = inputs["token_type_ids"]
+        everything["token_type_ids"] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
+    again = model.generate(**everything, **options)
     assert torch.equal(kept, again)

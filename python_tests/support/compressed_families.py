@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from support.tiny_families import FAMILIES, Family
 from support.tiny_models import IMAGE_TOKEN, TRANSFORMERS
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visionzip_ext import compress
 
 K, M = 5, 2
 TOKENS = K + M
 NEW = 5
+_OF_IMAGES = ("pixel_values", "pixel_values_images", "image_sizes", "batch_num_images", "pixel_attention_mask")
 QUESTION = "USER : <image> what is this ASSISTANT :"
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=str)
 tiled = pytest.mark.parametrize("family", [f for f in FAMILIES if f.tiled], ids=str)
 with_video = pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
-# whose processor has no stand-in, see tiny_families.VideoProcessor
-library_processors = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.video], ids=str)
+grouped = pytest.mark.parametrize("family", [f for f in FAMILIES if f.grouped], ids=str)
+library_processors = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.stand_in], ids=str)
 
 repeats_pixels_wrongly = pytest.mark.skipif(
     TRANSFORMERS < (5, 20), reason="transformers <= 5.17 repeats pixels wrongly for several beams"
@@ -38,7 +42,7 @@ def tokens_of(inputs, token: int = IMAGE_TOKEN) -> list[int]:
 
 def tiles(family: Family, number: int) -> int:
     """Of the number-th of `Family.images`."""
-    return (3, 3, 5, 3)[number % 4] if family.tiled else 1
+    return family.tiles(number)
 
 
 def answer(model, inputs, **options) -> torch.Tensor:
@@ -57,9 +61,20 @@ def flat(features) -> torch.Tensor:
 
 
 def image_features(model, inputs) -> torch.Tensor:
-    names = [n for n in ("pixel_values", "pixel_values_images", "image_sizes", "batch_num_images") if n in inputs]
+    names = [name for name in _OF_IMAGES if name in inputs]
     with torch.no_grad():
         return flat(model.model.get_image_features(**{name: inputs[name] for name in names}))
+
+
+def answer_of_untouched(family: Family, model, inputs, **options) -> torch.Tensor:
+    """What the unmodified model generates, fed the features of the compressed `model`."""
+    untouched = family.model()
+    if "inputs_embeds" in inspect.signature(untouched.prepare_inputs_for_generation).parameters:
+        return answer(untouched, as_embeddings(model, inputs), **options)
+    features = image_features(model, inputs).unflatten(0, (len(inputs["pixel_values"]), -1))
+    result = features if TRANSFORMERS < (5, 0) else BaseModelOutputWithPooling(pooler_output=features)
+    untouched.model.get_image_features = lambda pixel_values, **kwargs: result
+    return answer(untouched, inputs, **options)
 
 
 def as_embeddings(model, inputs) -> dict[str, torch.Tensor]:
@@ -70,5 +85,5 @@ def as_embeddings(model, inputs) -> dict[str, torch.Tensor]:
     places = (ids == IMAGE_TOKEN).unsqueeze(-1)
     return {
         "inputs_embeds": embeddings.masked_scatter(places, image_features(model, inputs)),
-        "attention_mask": inputs["attention_mask"],
+        **{name: inputs[name] for name in ("attention_mask", "token_type_ids") if name in inputs},
     }

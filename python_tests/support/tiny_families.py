@@ -1,6 +1,6 @@
 """Tiny random models of every supported family and their processors, made from configs: nothing is downloaded.
 
-Vision towers make 4 x 4 patches of a tile; images are cut into grids of 1 to 4 tiles.
+A tile has 4 x 4 tokens; images are cut into grids of 1 to 4 tiles.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from support import tiny_grouped as grouped
 from support import tiny_models as tiny
 from support.tiny_models import IMAGE_SIZE, IMAGE_TOKEN, PATCH, PATCHES, vision_config
 from transformers import BatchFeature, PreTrainedTokenizerFast
@@ -29,10 +30,19 @@ class Family:
 
     Attributes:
         name: of the model's class, less "ForConditionalGeneration".
-        has_cls: of its encoder.
-        tiled: it shows images in tiles.
-        video: it takes videos.
+        has_cls: CLS is one of the tokens of a tile.
+        tiled: it shows images in tiles, in an order that `layout` says.
+        video: it takes videos, through a feature method of their own.
         newlines: placeholders that close a video.
+        grouped: it makes a token of a square of patches, or of each; it is no LLaVA.
+        tile_counts: tiles of each of `images`.
+        towers: the names of its vision towers.
+        language_model: of its language model.
+        louder: the parameter that is made larger, so that the answer depends on the image.
+        stand_in: its processor has one for a part that needs torchvision, and cannot be pickled or saved.
+        image_budget: it can be compressed with budget_per="image".
+        text_alone: its processor takes prompts without an image.
+        nested: its processor takes the images of a batch by prompt.
     """
 
     name: str
@@ -41,6 +51,15 @@ class Family:
     tiled: bool = False
     video: bool = False
     newlines: int = 0
+    grouped: bool = False
+    tile_counts: tuple[int, ...] = (1,)
+    towers: tuple[str, ...] = ("vision_tower",)
+    language_model: str = "language_model"
+    louder: str = "multi_modal_projector.linear_2.weight"
+    stand_in: bool = False
+    image_budget: bool = True
+    text_alone: bool = True
+    nested: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -50,10 +69,12 @@ class Family:
         torch.manual_seed(seed)
         model = getattr(transformers, f"{self.name}ForConditionalGeneration")(self.config()).eval()
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "tower" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
-                    parameter.mul_(8)
-            model.model.multi_modal_projector.linear_2.weight.mul_(30)
+            for tower in self.towers:
+                for name, parameter in getattr(model.model, tower).named_parameters():
+                    if name.endswith(("q_proj.weight", "k_proj.weight")):
+                        parameter.mul_(8)
+            louder = model.model.get_parameter(self.louder)
+            louder.mul_(30) if louder.any() else louder.normal_()  # Gemma 3's begins as zeros
         model.generation_config.eos_token_id = None
         model.generation_config.suppress_tokens = [IMAGE_TOKEN, VIDEO_TOKEN]  # a random model might write them
         return model
@@ -62,14 +83,18 @@ class Family:
         """The processor of the model."""
         return _PROCESSORS[self.name]()
 
-    @property
-    def towers(self) -> tuple[str, ...]:
-        """The names of the vision towers."""
-        return ("image_tower", "video_tower") if self.name == "VideoLlava" else ("vision_tower",)
-
     def images(self, count: int, seed: int = 0) -> list:
-        """Images whose sizes differ, so that tiled families cut them into different grids."""
-        return tiny.images(count, seed) if not self.tiled else _noise(count, seed)
+        """Images whose sizes differ, so that tiled families cut them into different grids; one for each prompt."""
+        images = self.pictures(count, seed)
+        return [[image] for image in images] if self.nested else images
+
+    def pictures(self, count: int, seed: int = 0) -> list:
+        """`images`, not by prompt."""
+        return tiny.images(count, seed) if len(self.tile_counts) == 1 else _noise(count, seed)
+
+    def tiles(self, number: int) -> int:
+        """Of the number-th of `images`."""
+        return self.tile_counts[number % len(self.tile_counts)]
 
 
 def _noise(count: int, seed: int) -> list:
@@ -102,25 +127,64 @@ def _video_llava_config() -> Any:
     return transformers.VideoLlavaConfig(vision_config=vision_config(), text_config=tiny.text_config(), **tokens)
 
 
+_GRIDS = (3, 3, 5, 3)
+_OF_GROUPED: dict[str, Any] = {"has_cls": False, "grouped": True}
+_OF_IDEFICS = _OF_GROUPED | {
+    "tile_counts": (3, 3, 5, 5),
+    "towers": ("vision_model",),
+    "language_model": "text_model",
+    "louder": "connector.modality_projection.proj.weight",
+    "image_budget": False,
+}
+
+
+def _smolvlm_config() -> Any:
+    return grouped.idefics3_config("SmolVLM")
+
+
 FAMILIES = (
     Family("Llava", tiny.llava_config),
     Family("VipLlava", _vip_config),
-    Family("LlavaNext", lambda: _tiled_config("LlavaNextConfig"), tiled=True),
+    Family("LlavaNext", lambda: _tiled_config("LlavaNextConfig"), tiled=True, tile_counts=_GRIDS),
     Family(
         "LlavaNextVideo",
         lambda: _tiled_config("LlavaNextVideoConfig", video_token_index=VIDEO_TOKEN, vision_feature_layer=-2),
         tiled=True,
+        tile_counts=_GRIDS,
         video=True,
+        stand_in=True,
     ),
     Family(
         "LlavaOnevision",
         lambda: _tiled_config("LlavaOnevisionConfig", "siglip", video_token_index=VIDEO_TOKEN),
         has_cls=False,
         tiled=True,
+        tile_counts=_GRIDS,
         video=True,
         newlines=1,
+        stand_in=True,
     ),
-    Family("VideoLlava", _video_llava_config, video=True),
+    Family("VideoLlava", _video_llava_config, video=True, towers=("image_tower", "video_tower"), stand_in=True),
+    Family(
+        "PaliGemma",
+        grouped.paligemma_config,
+        **_OF_GROUPED,
+        louder="multi_modal_projector.linear.weight",
+        text_alone=False,
+    ),
+    Family(
+        "Gemma3",
+        grouped.gemma3_config,
+        **_OF_GROUPED,
+        louder="multi_modal_projector.mm_input_projection_weight",
+        image_budget=False,
+        nested=True,
+    ),
+    Family(
+        "InternVL", grouped.internvl_config, **_OF_GROUPED, tile_counts=(5, 3, 1, 3), stand_in=True, image_budget=False
+    ),
+    Family("Idefics3", grouped.idefics3_config, **_OF_IDEFICS),
+    *([Family("SmolVLM", _smolvlm_config, **_OF_IDEFICS, stand_in=True, nested=True)] if grouped.HAS_SMOLVLM else []),
 )
 
 
@@ -213,4 +277,9 @@ _PROCESSORS = {
     "LlavaNextVideo": _llava_next_video,
     "LlavaOnevision": _llava_onevision,
     "VideoLlava": _video_llava,
+    "PaliGemma": grouped.paligemma,
+    "Gemma3": grouped.gemma3,
+    "InternVL": grouped.internvl,
+    "Idefics3": grouped.idefics3,
+    "SmolVLM": grouped.smolvlm,
 }

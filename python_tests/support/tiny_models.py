@@ -93,10 +93,19 @@ def llava(config: LlavaConfig | None = None, seed: int = 0) -> LlavaForCondition
     return model
 
 
-def tokenizer(video_token: int | None = None) -> PreTrainedTokenizerFast:
+def tokenizer(
+    video_token: int | None = None, named: dict[str, tuple[str, int]] | None = None
+) -> PreTrainedTokenizerFast:
+    """One token a word.
+
+    Args:
+        video_token: the id of `<video>`, if it is to know that.
+        named: further special tokens and their ids, by the attributes under which processors look for them.
+    """
     filler = (f"w{i}" for i in range(len(_WORDS), VOCABULARY))
     words = [*_WORDS, *filler]
     placeholders = {"<image>": IMAGE_TOKEN} | ({} if video_token is None else {"<video>": video_token})
+    placeholders |= dict((named or {}).values())
     for word, token in placeholders.items():
         words[token] = word
     word_level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
@@ -108,6 +117,7 @@ def tokenizer(video_token: int | None = None) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         additional_special_tokens=list(placeholders),
+        **({"extra_special_tokens": {name: word for name, (word, _) in named.items()}} if named else {}),
         model_input_names=["input_ids", "attention_mask"],
         padding_side="left",
     )

@@ -50,7 +50,8 @@ class ModelAdapter(ABC):
         self.settings = settings
         if settings.layout not in self.layouts:
             raise ValueError(
-                f'layout="{settings.layout}" is for models that show images in tiles; {type(model).__name__} does not'
+                f'layout="{settings.layout}" is for models that put the tokens of tiles in one order, such as '
+                f"LLaVA-NeXT; {type(model).__name__} does not"
             )
         self.towers = self.make_towers()
         self.processor = WeakLink()

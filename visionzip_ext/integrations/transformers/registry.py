@@ -5,9 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter
+from visionzip_ext.integrations.transformers.families.gemma3 import Gemma3Adapter
+from visionzip_ext.integrations.transformers.families.idefics3 import Idefics3Adapter, SmolVLMAdapter
+from visionzip_ext.integrations.transformers.families.internvl import InternVLAdapter
 from visionzip_ext.integrations.transformers.families.llava import LlavaAdapter, VipLlavaAdapter
 from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
 from visionzip_ext.integrations.transformers.families.llava_onevision import LlavaOnevisionAdapter
+from visionzip_ext.integrations.transformers.families.paligemma import PaliGemmaAdapter
 from visionzip_ext.integrations.transformers.families.video_llava import VideoLlavaAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava
 
@@ -19,6 +23,11 @@ FAMILIES: dict[str, type[ModelAdapter]] = {
     "LlavaNextVideo": LlavaNextVideoAdapter,
     "LlavaOnevision": LlavaOnevisionAdapter,
     "VideoLlava": VideoLlavaAdapter,
+    "PaliGemma": PaliGemmaAdapter,
+    "Gemma3": Gemma3Adapter,
+    "InternVL": InternVLAdapter,
+    "Idefics3": Idefics3Adapter,
+    "SmolVLM": SmolVLMAdapter,
 }
 # With a language modeling head and without.
 _CLASSES = ("ForConditionalGeneration", "Model")

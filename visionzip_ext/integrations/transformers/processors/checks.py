@@ -24,11 +24,12 @@ def check_patches(processor: Any, vision_config: Any) -> None:
 
 def check_size(processor: Any, vision_config: Any) -> None:
     """Raise ValueError unless the processor makes images, or tiles, of the vision tower's size."""
-    size = _image_size(processor.image_processor)
-    if size != (vision_config.image_size, vision_config.image_size):
+    size, expected = _image_size(processor.image_processor), vision_config.image_size
+    height, width = (expected, expected) if isinstance(expected, int) else expected
+    if size != (height, width):
         raise ValueError(
             f"the processor makes images of {size[0]} x {size[1]} pixels, the model's vision tower takes "
-            f"{vision_config.image_size} x {vision_config.image_size}; {_WAY_OUT}"
+            f"{height} x {width}; {_WAY_OUT}"
         )
 
 

@@ -68,6 +68,47 @@ class AdditionalImageTokens(PlaceholderChange):
         processor.num_additional_image_tokens = self._original
 
 
+class TokensOfTile(PlaceholderChange):
+    """Sets how many placeholders a processor writes for a tile, where that is a plain number of its own configuration.
+
+    It goes through save/load, chat templates and pipelines.
+    """
+
+    def __init__(self, attribute: str, tokens: int, uncompressed: int, processor: Any) -> None:
+        """Check `processor` and change nothing yet.
+
+        Args:
+            attribute: the number's name.
+            tokens: placeholders wanted.
+            uncompressed: tokens that the model makes of a tile without compression.
+            processor: that the change is meant for.
+
+        Raises:
+            ValueError: it writes more than the model has. Fewer it may write if it was saved while compressed.
+        """
+        found = getattr(processor, attribute)
+        if found > uncompressed:
+            raise ValueError(
+                f"processor.{attribute} is {found}, but the model makes {uncompressed} tokens of a tile; take the "
+                "processor of the same checkpoint"
+            )
+        self._attribute = attribute
+        self._tokens = tokens
+        self._uncompressed = uncompressed
+
+    def do(self, processor: Any) -> None:
+        """Set the number wanted."""
+        self.write(processor, self._tokens)
+
+    def undo(self, processor: Any) -> None:
+        """Set the model's own."""
+        self.write(processor, self._uncompressed)
+
+    def write(self, processor: Any, tokens: int) -> None:
+        """Set the number, and what the processor made of it."""
+        setattr(processor, self._attribute, tokens)
+
+
 def apply(change: PlaceholderChange, processor: ProcessorMixin) -> None:
     """Make the change, in place of the one that the processor has, if any."""
     undo(processor)

@@ -73,6 +73,11 @@ class AttentionRecorder:
         """Whether a call of attention would be noted now."""
         return self._log is not None
 
+    @property
+    def calls(self) -> list[AttentionInputs]:
+        """Those noted so far, inside `recording`; outside none."""
+        return [] if self._log is None else self._log
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[AttentionInputs]]:
         """Collect the calls of attention inside the block, one entry a call.

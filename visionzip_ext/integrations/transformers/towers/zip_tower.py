@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,8 @@ class ZipTower:
                 f"{self.name} takes images of any shape, cut into patches and with their spatial_shapes, for which "
                 "only visionzip_ext.VisionZipEncoder is made; take a tower of one image size, such as SiglipVisionModel"
             )
-        return self.tower.config.image_size // self.tower.config.patch_size
+        config = self.tower.config
+        return _along_a_side(config.image_size) // _along_a_side(config.patch_size)
 
     @property
     def encoder_tokens(self) -> int:
@@ -146,6 +147,36 @@ class ZipTower:
                 f"{made_for} of the vision tower; set model.config.vision_feature_layer and call "
                 "visionzip_ext.compress again"
             )
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether `recorded` has a meaning: inside `recording`, or a call."""
+        return self._recorder.is_recording
+
+    @contextlib.contextmanager
+    def recording(self, through: nn.Module) -> Iterator[None]:
+        """For models that call the tower themselves: inside the block, one forward of all layers is recorded.
+
+        Args:
+            through: the module that stands in the tower's place now, as for a call.
+
+        Raises:
+            RuntimeError: another tower stands in its place.
+        """
+        self._check_contained(through)
+        with self._lock.held(), self._recorder.recording():
+            try:
+                yield
+            finally:
+                self._select_layer_output = None
+
+    def recorded(self) -> AttentionInputs:
+        """Inside `recording`: the select layer's queries, keys and scale.
+
+        Raises:
+            RuntimeError: its attention was replaced.
+        """
+        return self._only_call(self._recorder.calls)
 
     def __call__(self, pixel_values: Tensor, *, through: nn.Module, **kwargs: Any) -> EncodedTiles:
         """Encode tiles.
@@ -178,7 +209,7 @@ class ZipTower:
         """(rows, columns) of patches; of images that come as patches one row of all, which `by_shape` takes apart."""
         if self.takes_patches:
             return 1, pixel_values.shape[1]
-        patch = self.tower.config.patch_size
+        patch = _along_a_side(self.tower.config.patch_size)
         return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
 
     def _without_registers(self, x: Tensor) -> Tensor:
@@ -241,6 +272,11 @@ def feature_depths(vision_feature_layer: int | Sequence[int], layers: int) -> tu
     if not several:
         raise ValueError("vision_feature_layer is empty; expected a layer or several")
     return tuple(select_depth(layer, layers) for layer in several)
+
+
+def _along_a_side(size: int | Sequence[int]) -> int:
+    """Of a square, which some configs give by both sides."""
+    return size if isinstance(size, int) else size[0]
 
 
 def check_dtype(tower: nn.Module) -> None:
