@@ -8,6 +8,7 @@ from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.families.llava import LlavaAdapter, VipLlavaAdapter
 from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
 from visionzip_ext.integrations.transformers.families.llava_onevision import LlavaOnevisionAdapter
+from visionzip_ext.integrations.transformers.families.qwen_vl import Qwen2_5VLAdapter, Qwen2VLAdapter, Qwen3VLAdapter
 from visionzip_ext.integrations.transformers.families.video_llava import VideoLlavaAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava
 
@@ -19,6 +20,10 @@ FAMILIES: dict[str, type[ModelAdapter]] = {
     "LlavaNextVideo": LlavaNextVideoAdapter,
     "LlavaOnevision": LlavaOnevisionAdapter,
     "VideoLlava": VideoLlavaAdapter,
+    "Qwen2VL": Qwen2VLAdapter,
+    "Qwen2_5_VL": Qwen2_5VLAdapter,
+    "Qwen3VL": Qwen3VLAdapter,
+    "Qwen3VLMoe": Qwen3VLAdapter,
 }
 # With a language modeling head and without.
 _CLASSES = ("ForConditionalGeneration", "Model")
