@@ -174,8 +174,8 @@ def images(count: int, seed: int = 0) -> list[Image.Image]:
 
 
 def videos(family: QwenFamily, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Of 6 frames and of 4, each of 4 x 6 or 6 x 4 patches."""
+    """Of 6 frames and of 4, each of 4 x 8 or 8 x 4 patches."""
     rng = np.random.default_rng(seed)
-    sides = (6 * family.patch, 4 * family.patch)
+    sides = (8 * family.patch, 4 * family.patch)
     shapes = [(6 - 2 * (i % 2), *(sides if i % 2 else sides[::-1]), 3) for i in range(count)]
     return [rng.integers(0, 255, shape, dtype=np.uint8) for shape in shapes]
