@@ -10,7 +10,7 @@ import torch
 from support.tiny_models import TRANSFORMERS
 from support.tiny_qwen import FAMILIES, IMAGE, IMAGE_TOKEN, VIDEO, VIDEO_TOKEN, QwenFamily, images, videos
 
-from visionzip_ext import compress, last_zip
+from visionzip_ext import compress
 
 K, M = 5, 2
 NEW = 5

@@ -52,7 +52,7 @@ class KeptPlaces:
     def redeem(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Forward pre-hook of the language model: tickets among `position_ids` become positions."""
         position_ids = kwargs.get("position_ids")
-        if position_ids is None or position_ids.ndim != 3:
+        if position_ids is None or position_ids.ndim != 3 or len(position_ids) < 3:  # of text alone
             return None
         time, ticket, start = position_ids[-3:]
         resolved = [time, ticket, start]

@@ -92,7 +92,7 @@ class Qwen2VLAdapter(ModelAdapter):
 
     def rope_index(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """In place of the model's `get_rope_index`: same arguments, same result."""
-        full = getattr(type(self.base_model), "get_rope_index")
+        full = type(self.base_model).get_rope_index
         arguments = inspect.signature(full).bind(self.base_model, *args, **kwargs).arguments
         arguments |= arguments.pop("kwargs", {})
         del arguments["self"]
