@@ -311,9 +311,8 @@ def test_processor_of_another_model(family):
 def test_prompts_of_a_processor_that_was_not_compressed(family):
     model, _ = compressed(family)
     inputs = asked(family.processor())
-    with pytest.raises(
-        ValueError, match=r"placeholders in a row, which image_grid_thw .* do not make|tokens do not match"
-    ):
+    message = r"placeholders in a row, which image_grid_thw .* do not make|tokens do not match"
+    with pytest.raises(ValueError, match=message):
         answer(model, inputs)
 
 

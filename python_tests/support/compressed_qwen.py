@@ -66,7 +66,7 @@ def features(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def cells_left(decision: Any) -> list[list[int]]:
-    """Of each frame the cells that have a row, ascending, by the definition: kept ones, and every step-th of the rest."""
+    """Of each frame the cells that have a row, ascending, by definition: those kept, and every step-th of the rest."""
     left = []
     for one in decision if isinstance(decision, list) else [decision]:
         for frame in range(len(one.indices)):
@@ -116,7 +116,7 @@ def with_text_positions(positions: torch.Tensor, mask: torch.Tensor) -> torch.Te
 
 
 def answer_step_by_step(family: QwenFamily, full: dict[str, Any], left: torch.Tensor) -> torch.Tensor:
-    """The unmodified model's, all cells in the prompt and those that are gone masked; without generate, without cache."""
+    """The unmodified model's, with all cells in the prompt and those that are gone masked; no generate, no cache."""
     model, state = family.model(), dict(full)
     mask, positions, tokens = left.long(), full_positions(family, full), []
     banned = model.generation_config.suppress_tokens

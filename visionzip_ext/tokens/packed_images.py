@@ -1,4 +1,4 @@
-"""Images of any size, packed, whose encoder joins groups of patches into cells: their budgets, and what is left of them.
+"""Images of any size, packed, whose encoder joins patches to cells: their budgets, and what is left of them.
 
 How many tokens an image becomes depends on its grid alone, so that a processor can count them before anything is
 encoded. Both sides, the model's and the processor's, ask the same `PackedImages`.
@@ -70,8 +70,8 @@ class PackedImages:
         if self.budget.tokens > cells:
             raise ValueError(
                 f"dominant={self.budget.dominant} and contextual={self.budget.contextual} ask for {self.budget.tokens} "
-                f"tokens of an image, but one of {grid[0]} x {grid[1]} cells has {cells}; lower them, let the processor "
-                "make larger images (min_pixels), or call compress with keep=, a share of each image's tokens"
+                f"tokens of an image, but one of {grid[0]} x {grid[1]} cells has {cells}; lower them, let the "
+                "processor make larger images (min_pixels), or call compress with keep=, a share of each image's tokens"
             )
 
 

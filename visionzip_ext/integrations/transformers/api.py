@@ -53,8 +53,8 @@ def compress(
             default 54.
         contextual: tokens that all others are merged into, at least 0. By default 10.
         keep: for models whose images have any size (Qwen2-VL and its successors), instead of the two: the share of each
-            image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left, 10
-            in 64 are contextual, as in the paper's 54 + 10.
+            image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left,
+            10 in 64 are contextual, as in the paper's 54 + 10.
         min_tokens: with `keep`: what is left of an image at least, as far as it has so many. By default 1.
         max_tokens: with `keep`: what is left of an image at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.

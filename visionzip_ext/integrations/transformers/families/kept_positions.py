@@ -62,8 +62,8 @@ class KeptPlaces:
             if places is None or len(places) == 0:
                 if mine.any():
                     raise RuntimeError(
-                        f"position_ids are of a prompt with {modality}s, of which no features were made in this thread: "
-                        f"pass the {modality}s' pixel values too, or call the model's get_{modality}_features first"
+                        f"position_ids are of a prompt with {modality}s, of which this thread has made no features: pass "
+                        f"the {modality}s' pixel values too, or call the model's get_{modality}_features first"
                     )
                 continue
             row, column = places.to(ticket.device)[torch.where(mine, (-1 - ticket) // 2, 0)].unbind(-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Qwen2VLAdapter(ModelAdapter):
 
     any_size = True
     processor_class = "Qwen2VLProcessor"
-    encoders = {modality: f"get_{modality}_features" for modality in MODALITIES}
+    encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
     def make_towers(self) -> dict[str, Any]:
         """See `ModelAdapter.make_towers`."""
@@ -122,8 +123,8 @@ class Qwen2VLAdapter(ModelAdapter):
         ):
             if getattr(image_processor, name) != expected:
                 raise ValueError(
-                    f"processor.image_processor.{name} is {getattr(image_processor, name)}, but the model's vision tower "
-                    f"has {expected}; take the processor of the same checkpoint"
+                    f"processor.image_processor.{name} is {getattr(image_processor, name)}, but the model's vision "
+                    f"tower has {expected}; take the processor of the same checkpoint"
                 )
         for modality in MODALITIES:
             check_token(processor, config, modality)
@@ -139,12 +140,13 @@ class Qwen2VLAdapter(ModelAdapter):
             kwargs["return_dict"] = True
         with tower.recording(model.get_submodule("visual")) as calls:
             outputs = own_method(model, pixels, grids, **kwargs)
-        frames = self.images.frames(grids.tolist())
+        by_image = [self.images.frames([grid]) for grid in grids.tolist()]
+        frames = [frame for image in by_image for frame in image]
+        counts = [sum(frame.budget.tokens for frame in image) for image in by_image]
         patches = sum(frame.cells for frame in frames) * self.images.merge_size**2
         queries, keys, scale = tower.packed(calls, patches)
         if (order := self.raster_order(grids)) is not None:
             queries, keys = (_by_cell(x, order) for x in (queries, keys))
-        counts = [sum(frame.budget.tokens for frame in self.images.frames([grid])) for grid in grids.tolist()]
 
         def zipped_by(features: Tensor) -> ZippedFrames:
             group = self.images.merge_size**2
@@ -204,10 +206,11 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
 
 
 class Qwen3VLAdapter(Qwen2VLAdapter):
-    """`Qwen3VLForConditionalGeneration` and `Qwen3VLMoeForConditionalGeneration`: DeepStack features go the same way."""
+    """`Qwen3VLForConditionalGeneration`, also the MoE form: DeepStack features go the same way."""
 
     processor_class = "Qwen3VLProcessor"
-    encoders = dict.fromkeys(MODALITIES, "get_image_features")  # which the model's own for videos calls
+    # the model's own method for videos calls that for images, which would be ours
+    encoders = MappingProxyType(dict.fromkeys(MODALITIES, "get_image_features"))
 
 
 def _by_cell(x: Tensor, order: Tensor) -> Tensor:

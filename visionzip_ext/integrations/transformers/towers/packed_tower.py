@@ -1,4 +1,4 @@
-"""A vision tower that packs images of any size into one sequence, and hands out its deciding layer's queries and keys."""
+"""A vision tower that packs images of any size, and hands out the queries and keys of its deciding layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PackedTower:
     """A tower whose `blocks` attend within each image, or each temporal patch of a video, and nowhere else.
 
     It runs as it did, with its own attention implementation and all layers: the model takes the last one's output. The
-    deciding layer alone calls attention once for each image, also where the others call it once for all. Nothing changes
-    before `attach`. One forward at a time uses a tower: threads wait for each other.
+    deciding layer alone calls attention once for each image, also where the others call it once for all. Nothing
+    changes before `attach`. One forward at a time uses a tower: threads wait for each other.
 
     Attributes:
         tower: the vision model; only this instance is touched.
