@@ -121,8 +121,17 @@ def zip_frames(
     lengths = [frame.cells for frame in frames]
     budgets = [frame.budget.dominant for frame in frames], [frame.budget.contextual for frame in frames]
     starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=features.device)
-    options = {"queries": queries, "scale": scale, "group": group, "max_seqlen": max(lengths), "merge": merge}
-    result = zip_packed(features, keys, starts, *budgets, **options)
+    result = zip_packed(
+        features,
+        keys,
+        starts,
+        *budgets,
+        queries=queries,
+        scale=scale,
+        max_seqlen=max(lengths),
+        group=group,
+        merge=merge,
+    )
     cells = row_cells(result.indices, lengths, *budgets)
     order = cells.argsort()
     return ZippedFrames(
@@ -183,5 +192,6 @@ def _decisions(indices: Tensor, assignment: Tensor, frames: list[PackedFrame]) -
         cell, row = cell + frame.cells, row + frame.budget.tokens
     if len(set(frames)) > 1:
         return decisions
-    together = (torch.cat([getattr(one, name) for one in decisions]) for name in ("indices", "assignment"))
-    return [ZipDecision(*together, frames[0].grid, False, *frames[0].budget)]
+    all_indices = torch.cat([one.indices for one in decisions])
+    all_assigned = torch.cat([one.assignment for one in decisions])
+    return [ZipDecision(all_indices, all_assigned, frames[0].grid, False, *frames[0].budget)]

@@ -25,8 +25,8 @@ class Settings:
         """The keyword arguments of `compress` that make these settings; plain values, for the config."""
         budget = self.budget
         if isinstance(budget, Share):
-            asked = {"keep": budget.keep, "min_tokens": budget.min_tokens, "max_tokens": budget.max_tokens}
-            asked |= {"merge": budget.merge}
+            bounds = {"min_tokens": budget.min_tokens, "max_tokens": budget.max_tokens}
+            asked: dict[str, Any] = {"keep": budget.keep, **bounds, "merge": budget.merge}
         else:
             asked = {"dominant": budget.dominant, "contextual": budget.contextual}
             asked |= {"merge": budget.merge, "budget_per": budget.per}

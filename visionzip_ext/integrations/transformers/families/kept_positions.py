@@ -62,7 +62,7 @@ class KeptPlaces:
             if places is None or len(places) == 0:
                 if mine.any():
                     raise RuntimeError(
-                        f"position_ids are of a prompt with {modality}s, of which this thread has made no features: pass "
+                        f"position_ids are of a prompt with {modality}s, of which this thread made no features: pass "
                         f"the {modality}s' pixel values too, or call the model's get_{modality}_features first"
                     )
                 continue

@@ -34,7 +34,7 @@ class PackedTower:
         """
         check_dtype(tower)
         self.tower = tower
-        blocks: nn.ModuleList = tower.get_submodule("blocks")  # type: ignore[assignment]
+        blocks: nn.ModuleList = tower.get_submodule("blocks")
         self.layer = range(len(blocks))[layer]
         self._recorder = AttentionRecorder(blocks[self.layer].get_submodule("attn"), tower.config)
         self._lock = Lock()
