@@ -43,7 +43,13 @@ class Qwen2VLAdapter(ModelAdapter):
         """See `ModelAdapter.make_towers`."""
         self._places = KeptPlaces()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        return {"visual": PackedTower(self.base_model.get_submodule("visual"), self.deciding_layer)}  # type: ignore
+        return {"visual": PackedTower(self.base_model.get_submodule("visual"), self.deciding_layer)}
+
+    @property
+    def packed_tower(self) -> PackedTower:
+        """The tower, which images and videos share."""
+        tower: Any = self.towers["visual"]
+        return tower
 
     @property
     def deciding_layer(self) -> int:
@@ -116,7 +122,7 @@ class Qwen2VLAdapter(ModelAdapter):
         """See `ModelAdapter.placeholders`."""
         config = self.base_model.config
         check_class(processor, self.processor_class)
-        image_processor: Any = processor.image_processor  # type: ignore[attr-defined]
+        image_processor: Any = processor.image_processor
         for name, expected in (
             ("patch_size", config.vision_config.patch_size),
             ("merge_size", config.vision_config.spatial_merge_size),
@@ -134,7 +140,7 @@ class Qwen2VLAdapter(ModelAdapter):
         self, modality: str, pixels: Tensor, grids: Tensor, *, return_dict: bool | None = None, **kwargs: Any
     ) -> Any:
         """What the model's own method returns, zipped."""
-        model, tower = self.base_model, self.towers["visual"]
+        model, tower = self.base_model, self.packed_tower
         own_method = getattr(type(model), self.encoders[modality])
         if RETURNS_OUTPUT_OBJECT:
             kwargs["return_dict"] = True
@@ -190,7 +196,7 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
 
     def raster_order(self, grids: Tensor) -> Tensor:
         """The tower puts the cells of a window side by side."""
-        tower: Any = self.towers["visual"].tower
+        tower: Any = self.packed_tower.tower
         if hasattr(tower, "get_window_index"):
             window_index = tower.get_window_index(grids)[0]
         else:
