@@ -13,9 +13,11 @@ from support.compressed_qwen import (
     TEXT,
     K,
     M,
+    all_features,
     answer,
     asked,
     asked_of_videos,
+    cells_left,
     compressed,
     families,
     features,
@@ -148,28 +150,49 @@ def test_the_encoder_runs_once(family):
 
 @families
 def test_threads_do_not_take_each_others_positions(family):
+    """Both have made their features before either goes on."""
     model, processor = compressed(family)
-    batches = [asked(processor, seed=seed) for seed in range(4)]
-    expected = [answer(model, batch) for batch in batches]
-    model.model.rope_deltas = None  # the library's own, which it keeps on the model; here the same for all
+    batches = [asked(processor, seed=seed) for seed in range(2)]
+    with torch.no_grad():
+        alone = [model(**batch).logits for batch in batches]
+    barrier = threading.Barrier(2)
+
+    def meet(*arguments: object) -> None:
+        barrier.wait(30)
+
+    model.model.language_model.register_forward_pre_hook(meet, prepend=True)
     got: dict[int, torch.Tensor] = {}
 
     def run(number: int) -> None:
         with torch.no_grad():
             got[number] = model(**batches[number]).logits
 
-    alone = []
-    for batch in batches:
-        with torch.no_grad():
-            alone.append(model(**batch).logits)
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(expected) == len(got)
-    for number, logits in got.items():
-        torch.testing.assert_close(logits, alone[number])
+    for number, logits in enumerate(alone):
+        torch.testing.assert_close(got[number], logits)
+
+
+@families
+def test_kept_rows_are_the_models_own_and_deepstack_goes_the_same_way(family):
+    """In raster order, with the merged ones between them."""
+    model, processor = compressed(family)
+    inputs = asked(processor, text=TEXT)
+    ours = all_features(model, inputs)
+    stock = all_features(family.model(), inputs)
+    assert len(ours) == len(stock) == (3 if family.deepstack else 1)
+    decision = last_zip(model)
+    first, row = 0, 0
+    for one, cells in zip(decision, cells_left(decision), strict=True):
+        kept = one.indices[0].tolist()
+        for mine, theirs in zip(ours, stock, strict=True):
+            for offset, cell in enumerate(cells):
+                same = torch.allclose(mine[row + offset], theirs[first + cell], rtol=1e-4, atol=1e-4)
+                assert same == (cell in kept)
+        first, row = first + one.assignment.shape[1], row + len(cells)
 
 
 @families

@@ -65,6 +65,17 @@ def features(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return list(result[0] if isinstance(result[-1], list) else result)
 
 
+def all_features(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """Of all images together: those of the last layer, then DeepStack's."""
+    with torch.no_grad():
+        result = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    if hasattr(result, "pooler_output"):
+        layers = [result.pooler_output, *(getattr(result, "deepstack_features", None) or ())]
+    else:
+        layers = [result[0], *result[1]] if isinstance(result[-1], list) else [result]
+    return [layer if isinstance(layer, torch.Tensor) else torch.cat(tuple(layer)) for layer in layers]
+
+
 def cells_left(decision: Any) -> list[list[int]]:
     """Of each frame the cells that have a row, ascending, by definition: those kept, and every step-th of the rest."""
     left = []
