@@ -118,12 +118,16 @@ def test_second_turn_with_the_cache_kept(family):
     turn = processor.tokenizer("USER : what is the dog", return_tensors="pt", add_special_tokens=False)["input_ids"]
     ids = torch.cat([first.sequences, turn], 1)
     mask, decision = torch.ones_like(ids), last_zip(model)
+    seen = positions_seen(model)
     kept = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **options)
     assert last_zip(model) is decision
     whole = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
     if "mm_token_type_ids" in whole:
         whole["mm_token_type_ids"] = (ids == IMAGE_TOKEN).to(whole["mm_token_type_ids"].dtype)
+    went_on = seen[0][-1, 0]
+    seen.clear()
     assert torch.equal(kept, model.generate(**whole, **options))
+    assert torch.equal(went_on, seen[0][-1, 0, -len(went_on) :])
 
 
 @needs_encoder_outputs
