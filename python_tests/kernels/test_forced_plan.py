@@ -86,7 +86,7 @@ def test_it_is_read_anew(monkeypatch):
         ("team", 'VISIONZIP_PLAN has "team"; expected key=value, with commas between'),
         ("team=2,,tile=1", 'VISIONZIP_PLAN has ""; expected key=value'),
         ("team=2,team=3", "VISIONZIP_PLAN has team twice; expected it once"),
-        ("path=warp", 'path="warp"; expected cluster, grid or block'),
+        ("path=warp", 'path="warp"; expected cluster, grid, block or global'),
         ("team=none", 'team="none"; expected 1 or more'),
         ("team=0", 'team="0"; expected 1 or more'),
         ("team=2x", 'team="2x"; expected 1 or more'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from visionzip_ext.tokens.allocation import as_int
+from visionzip_ext.tokens.allocation import allocate_budgets, as_int
 
 MERGE_RULES = ("residual", "mean")
 PER = ("tile", "image")
@@ -64,6 +64,10 @@ class Budget:
         if self.per not in PER:
             raise ValueError(f'budget_per must be "tile" or "image", got {self.per!r}')
 
+    def __str__(self) -> str:
+        """In the words of an error."""
+        return f"{self.dominant} + {self.contextual}"
+
     @property
     def tokens(self) -> int:
         """Visual tokens of one tile, or of one image, as `per` says."""
@@ -111,3 +115,58 @@ class Budget:
     def _contextual_of(self, tile: int, tiles: int) -> int:
         # The last tiles first, so that no tile is rounded up twice.
         return self.contextual // tiles + (tiles - 1 - tile < self.contextual % tiles)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of each image's tokens, for encoders of any image size; of a video, of each frame's.
+
+    Of the tokens that an image may have, 10 in 64 are contextual, the paper's 54 + 10 (section 4).
+
+    Attributes:
+        keep: the share, above 0 and at most 1; rounded to the nearest token.
+        min_tokens: dominant + contextual of an image at least, as far as it has so many.
+        max_tokens: dominant + contextual of an image at most; None: no bound.
+        merge: "residual" or "mean", see `visionzip_ext.zip`.
+
+    Raises:
+        TypeError: an argument is not of the type said.
+        ValueError: `keep` is not in (0, 1], the bounds are below 1 or cross, or `merge` is neither word.
+    """
+
+    keep: float
+    min_tokens: int = 1
+    max_tokens: int | None = None
+    merge: str = "residual"
+
+    def __post_init__(self) -> None:
+        """Check the four."""
+        if isinstance(self.keep, bool) or not isinstance(self.keep, (int, float)):
+            raise TypeError(f"keep must be a float, got {self.keep!r} of type {type(self.keep).__name__}")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep must be above 0 and at most 1, a share of each image's tokens, got {self.keep}")
+        for name in ("min_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if value is None and name == "max_tokens":
+                continue
+            number = as_int(name, value)
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+            object.__setattr__(self, name, number)  # a plain int, which the model's config can hold
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}")
+        if self.merge not in MERGE_RULES:
+            raise ValueError(f'merge must be "residual" or "mean", got {self.merge!r}')
+
+    def __str__(self) -> str:
+        """In the words of an error."""
+        return f"keep={self.keep}"
+
+    def of_tiles(self, tiles: int, tile_tokens: int) -> list[TileBudget]:
+        """The budget of each of so many tiles, or frames, of so many tokens."""
+        (k,), (m,) = allocate_budgets([tile_tokens], ratio=self.keep)
+        tokens = max(k + m, self.min_tokens)
+        if self.max_tokens is not None:
+            tokens = min(tokens, self.max_tokens)
+        (k,), (m,) = allocate_budgets([min(tokens, tile_tokens)], ratio=1.0)
+        return [TileBudget(k, m)] * tiles

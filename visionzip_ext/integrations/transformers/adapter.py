@@ -15,7 +15,7 @@ from visionzip_ext.integrations.transformers.processors.placeholders import Plac
 from visionzip_ext.integrations.transformers.settings import Settings
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.integrations.transformers.weak_link import OwnerLink, WeakLink
-from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.budget import Budget, Share
 from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiles import Tile
 from visionzip_ext.tokens.zip_tiles import ZippedTiles, zip_tiles
@@ -31,6 +31,7 @@ class ModelAdapter(ABC):
 
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
+        any_size: the images of the family have any number of tokens, so that `compress`'s `keep` has a meaning.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
@@ -38,6 +39,7 @@ class ModelAdapter(ABC):
     """
 
     layouts: tuple[str, ...] = ("released",)
+    any_size = False
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Check that `model` can be compressed so.
@@ -52,6 +54,12 @@ class ModelAdapter(ABC):
             raise ValueError(
                 f'layout="{settings.layout}" is for models that put the tokens of tiles in one order, such as '
                 f"LLaVA-NeXT; {type(model).__name__} does not"
+            )
+        if isinstance(settings.budget, Share) and not self.any_size:
+            raise ValueError(
+                f"{settings.budget} is for models whose images have any size, such as Qwen2.5-VL; the vision tower of "
+                f"{type(model).__name__} makes the same number of tokens of every image or tile: give dominant= and "
+                "contextual="
             )
         self.towers = self.make_towers()
         self.processor = WeakLink()
@@ -83,7 +91,8 @@ class ModelAdapter(ABC):
 
     @property
     def budget(self) -> Budget:
-        """What was asked for."""
+        """What was asked for, of a family with a fixed number of tokens."""
+        assert isinstance(self.settings.budget, Budget)  # see the constructor
         return self.settings.budget
 
     @abstractmethod

@@ -12,9 +12,8 @@ from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
 from visionzip_ext.integrations.transformers.processors import placeholders
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
-from visionzip_ext.integrations.transformers.settings import CONFIG_KEY, Settings, keywords_in
+from visionzip_ext.integrations.transformers.settings import CONFIG_KEY, Settings, asked_budget, keywords_in
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
-from visionzip_ext.tokens.budget import Budget
 from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiled_images import check_layout
 
@@ -25,8 +24,11 @@ def compress(
     model: Model,
     processor: ProcessorMixin | None = None,
     *,
-    dominant: int = 54,
-    contextual: int = 10,
+    dominant: int | None = None,
+    contextual: int | None = None,
+    keep: float | None = None,
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
     merge: str = "residual",
     budget_per: str = "tile",
     layout: str = "released",
@@ -47,8 +49,14 @@ def compress(
         processor: the model's processor, which then writes as many placeholders. Without one, the caller sees to it
             that `input_ids` has as many as there are visual tokens. Models with different settings need one each; where
             another model loses its own, a RuntimeWarning tells.
-        dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them.
-        contextual: tokens that all others are merged into, at least 0.
+        dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them. By
+            default 54.
+        contextual: tokens that all others are merged into, at least 0. By default 10.
+        keep: for models whose images have any size (Qwen2-VL and its successors), instead of the two: the share of each
+            image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left,
+            10 in 64 are contextual, as in the paper's 54 + 10.
+        min_tokens: with `keep`: what is left of an image at least, as far as it has so many. By default 1.
+        max_tokens: with `keep`: what is left of an image at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
         budget_per: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a
             video; "image": a whole image or video, spread evenly over its tiles or frames.
@@ -65,8 +73,10 @@ def compress(
 
     Raises:
         TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
-            is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`.
-        ValueError: a budget that the tower's tokens cannot fill, an unknown `merge`, `budget_per` or `layout`, a
+            is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`; both `keep` and
+            `dominant` or `contextual`; bounds without `keep`.
+        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1] or of a model whose images all
+            have the same number of tokens, an unknown `merge`, `budget_per` or `layout`, a
             `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
             is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
@@ -74,7 +84,8 @@ def compress(
     if budget is not None:
         budget_per = _by_its_old_name(budget, budget_per)
     check_layout(layout)
-    adapter = family(model, Settings(Budget(dominant, contextual, merge, budget_per), layout, early_exit))
+    asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per)
+    adapter = family(model, Settings(asked, layout, early_exit))
     change = None
     if processor is not None:
         change = adapter.placeholders(processor)
@@ -196,7 +207,7 @@ def _warn_if_left_behind(adapter: ModelAdapter) -> None:
     if change is not None and change.adapter() is adapter:
         warnings.warn(
             f"the model is restored, but the {type(processor).__name__} that compress changed with it still writes "
-            f"{adapter.budget.dominant} + {adapter.budget.contextual} placeholders an image or tile; call "
+            f"{adapter.settings.budget} placeholders an image or tile; call "
             "visionzip_ext.restore(model, processor)",
             RuntimeWarning,
             stacklevel=3,

@@ -12,6 +12,7 @@ from visionzip_ext.integrations.transformers.families.llava import LlavaAdapter,
 from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextAdapter, LlavaNextVideoAdapter
 from visionzip_ext.integrations.transformers.families.llava_onevision import LlavaOnevisionAdapter
 from visionzip_ext.integrations.transformers.families.paligemma import PaliGemmaAdapter
+from visionzip_ext.integrations.transformers.families.qwen_vl import Qwen2_5VLAdapter, Qwen2VLAdapter, Qwen3VLAdapter
 from visionzip_ext.integrations.transformers.families.video_llava import VideoLlavaAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava
 
@@ -28,6 +29,10 @@ FAMILIES: dict[str, type[ModelAdapter]] = {
     "InternVL": InternVLAdapter,
     "Idefics3": Idefics3Adapter,
     "SmolVLM": SmolVLMAdapter,
+    "Qwen2VL": Qwen2VLAdapter,
+    "Qwen2_5_VL": Qwen2_5VLAdapter,
+    "Qwen3VL": Qwen3VLAdapter,
+    "Qwen3VLMoe": Qwen3VLAdapter,
 }
 # With a language modeling head and without.
 _CLASSES = ("ForConditionalGeneration", "Model")

@@ -6,25 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visionzip_ext.tokens.budget import Budget
+from visionzip_ext.tokens.budget import Budget, Share
 
 CONFIG_KEY = "visionzip"
-_KEYWORDS = ("dominant", "contextual", "merge", "budget_per", "layout", "early_exit")
+_BUDGET_KEYWORDS = ("dominant", "contextual", "keep", "min_tokens", "max_tokens")
+_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "early_exit")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What `compress` was asked for."""
 
-    budget: Budget
+    budget: Budget | Share
     layout: str = "released"
     early_exit: bool = True
 
     def as_keywords(self) -> dict[str, Any]:
         """The keyword arguments of `compress` that make these settings; plain values, for the config."""
         budget = self.budget
-        values = (budget.dominant, budget.contextual, budget.merge, budget.per, self.layout, self.early_exit)
-        return dict(zip(_KEYWORDS, values, strict=True))
+        if isinstance(budget, Share):
+            bounds = {"min_tokens": budget.min_tokens, "max_tokens": budget.max_tokens}
+            asked: dict[str, Any] = {"keep": budget.keep, **bounds, "merge": budget.merge}
+        else:
+            asked = {"dominant": budget.dominant, "contextual": budget.contextual}
+            asked |= {"merge": budget.merge, "budget_per": budget.per}
+        return asked | {"layout": self.layout, "early_exit": self.early_exit}
 
 
 def keywords_in(config: Any) -> dict[str, Any] | None:
@@ -51,3 +57,34 @@ def keywords_in(config: Any) -> dict[str, Any] | None:
             f"compress: {', '.join(_KEYWORDS)}"
         )
     return keywords
+
+
+def asked_budget(
+    dominant: int | None,
+    contextual: int | None,
+    keep: float | None,
+    min_tokens: int | None,
+    max_tokens: int | None,
+    merge: str,
+    budget_per: str,
+) -> Budget | Share:
+    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10.
+
+    Raises:
+        TypeError: a share and fixed numbers at once, or bounds without a share; and as `Budget` and `Share`.
+        ValueError: as `Budget` and `Share`; `keep` with `budget_per`.
+    """
+    if keep is None:
+        for name, bound in (("min_tokens", min_tokens), ("max_tokens", max_tokens)):
+            if bound is not None:
+                raise TypeError(f"{name}={bound!r} bounds the tokens that a share keeps; give keep= as well")
+        return Budget(54 if dominant is None else dominant, 10 if contextual is None else contextual, merge, budget_per)
+    for name, number in (("dominant", dominant), ("contextual", contextual)):
+        if number is not None:
+            raise TypeError(
+                f"got both keep={keep!r} and {name}={number!r}; give keep= for a share of each image's tokens, or "
+                "dominant= and contextual= for the same number of every image"
+            )
+    if budget_per != "tile":
+        raise ValueError(f"budget_per={budget_per!r} is for dominant= and contextual=; keep is a share of every frame")
+    return Share(keep, 1 if min_tokens is None else min_tokens, max_tokens, merge)

@@ -17,7 +17,7 @@ from visionzip_ext.integrations.transformers.processors.placeholders import Plac
 
 _COUNTS = "_visionzip_counts"
 _PIXELS = ("pixel_values", "pixel_values_images")
-_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 # transformers of 2026 asks a processor for each image's and video's placeholders; before, some were counted inline.
 ASKS_FOR_EACH = hasattr(ProcessorMixin, "replace_video_token")
@@ -36,16 +36,22 @@ class TokenCounts(ABC):
 
 
 class CountedPlaceholders(PlaceholderChange):
-    """Lets a processor write `counts` placeholders."""
+    """Lets a processor write `counts` placeholders.
 
-    def __init__(self, counts: TokenCounts) -> None:
-        """See the class."""
+    Attributes:
+        counting: what goes before the processor's own class.
+    """
+
+    counting: type
+
+    def __init__(self, counts: Any) -> None:
+        """See the class; `counts` are plain data, which `counting` reads."""
         self._counts = counts
 
     def do(self, processor: Any) -> None:
         """Give the instance the counting class."""
         setattr(processor, _COUNTS, self._counts)
-        processor.__class__ = _counting(processor.__class__)
+        processor.__class__ = _counting(self.counting, processor.__class__)
 
     def undo(self, processor: Any) -> None:
         """Give it its own class back."""
@@ -54,26 +60,42 @@ class CountedPlaceholders(PlaceholderChange):
 
 
 @functools.cache
-def _counting(processor_class: Any) -> Any:
+def _counting(counting: type, processor_class: Any) -> Any:
     """The counting class that goes with a processor's own; one object a class."""
-    own = {"_visionzip_original": processor_class}
-    return type(processor_class.__name__, (_CountsPlaceholders, processor_class), own)
+    own = {"_visionzip_counting": counting, "_visionzip_original": processor_class}
+    return type(processor_class.__name__, (counting, processor_class), own)
 
 
-def _of_class(processor_class: type) -> Any:
+def _of_class(counting: type, processor_class: type) -> Any:
     """An empty instance, for unpickling: the counting class has no name that pickle would find."""
-    counting = _counting(processor_class)
-    return counting.__new__(counting)
+    together = _counting(counting, processor_class)
+    return together.__new__(together)
 
 
-class _CountsPlaceholders:
+class CountingProcessor:
     """Overrides what a processor asks when it counts placeholders; goes before the processor's own class.
 
     Attributes:
+        _visionzip_counting: the class that overrides, one of those that come from this one.
         _visionzip_original: the processor's own class.
     """
 
+    _visionzip_counting: type
     _visionzip_original: type
+
+    def __reduce__(self) -> tuple:
+        """A pickle names the two classes that it is made of."""
+        return _of_class, (self._visionzip_counting, self._visionzip_original), self.__dict__.copy()
+
+    @property
+    def counts(self) -> Any:
+        """What `CountedPlaceholders` was given."""
+        return getattr(self, _COUNTS)
+
+
+class _CountsPlaceholders(CountingProcessor):
+    """Of images and videos whose size in pixels says how many tokens they become."""
+
     # the processor's own
     image_token: str
     image_token_id: int
@@ -81,9 +103,6 @@ class _CountsPlaceholders:
     video_token_id: int
     vision_feature_select_strategy: str
     tokenizer: Any
-
-    def __reduce__(self) -> tuple:
-        return _of_class, (self._visionzip_original,), self.__dict__.copy()
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         if (sizes := image_inputs.get("image_sizes")) is not None:
@@ -94,11 +113,11 @@ class _CountsPlaceholders:
         return self.image_token * self._count_image(size, alone=alone)
 
     def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs: Any) -> str:
-        return self.video_token * getattr(self, _COUNTS).of_video(len(video_inputs["pixel_values_videos"][video_idx]))
+        return self.video_token * self.counts.of_video(len(video_inputs["pixel_values_videos"][video_idx]))
 
     def _count_image(self, size: Any, *, alone: bool) -> int:
         height, width = (int(pixels) for pixels in size)
-        return getattr(self, _COUNTS).of_image(height, width, alone=alone)
+        return self.counts.of_image(height, width, alone=alone)
 
     def _get_number_of_features(self, orig_height: int, orig_width: int, height: int, width: int) -> int:
         """One more where the caller takes CLS off."""
@@ -126,10 +145,13 @@ class _CountsPlaceholders:
         keep_width = kwargs.get("padding") == "max_length"
         resize = functools.partial(_resize, result, tokenizer=self.tokenizer, keep_width=keep_width)
         if (videos := result.get("pixel_values_videos")) is not None:
-            resize(self.video_token_id, len(videos), getattr(self, _COUNTS).of_video(len(videos[0])))
+            resize(self.video_token_id, len(videos), self.counts.of_video(len(videos[0])))
         if (images := result.get("pixel_values_images")) is not None:
             resize(self.image_token_id, len(images), self._count_image(images[0].shape[-2:], alone=True))
         return result
+
+
+CountedPlaceholders.counting = _CountsPlaceholders
 
 
 def _is_alone(batch_num_images: Any, image_idx: int) -> bool:
@@ -149,7 +171,7 @@ def _resize(result: BatchFeature, token_id: int, values: int, count: int, tokeni
     Everything that has a value for each token is resized alike, and padded again.
     """
     as_tensor = isinstance(result["input_ids"], torch.Tensor)
-    per_token = {name: result[name].tolist() if as_tensor else result[name] for name in _PER_TOKEN if name in result}
+    per_token = {name: result[name].tolist() if as_tensor else result[name] for name in PER_TOKEN if name in result}
     rows = per_token["input_ids"]
     written = sum(row.count(token_id) for row in rows) // values
     places = [_places(row, token_id, written, count) for row in rows]
@@ -161,7 +183,7 @@ def _resize(result: BatchFeature, token_id: int, values: int, count: int, tokeni
     for name, values_of_rows in per_token.items():
         filler = tokenizer.pad_token_id if name == "input_ids" else 0
         resized = [
-            _fit([row[place] for place in of_row], length, filler, tokenizer.padding_side)
+            fit([row[place] for place in of_row], length, filler, tokenizer.padding_side)
             for row, of_row, length in zip(values_of_rows, places, lengths, strict=True)
         ]
         result[name] = torch.tensor(resized) if as_tensor else resized
@@ -183,7 +205,7 @@ def _places(row: list[int], token_id: int, written: int, count: int) -> list[int
     return places
 
 
-def _fit(row: list, width: int, filler: Any, padding_side: str) -> list:
+def fit(row: list, width: int, filler: Any, padding_side: str) -> list:
     """Cut padding off, or add some."""
     missing = width - len(row)
     if padding_side == "left":

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs, AttentionRecorder
 from visionzip_ext.integrations.transformers.towers.layer_stack import LayerStack, select_depth
+from visionzip_ext.integrations.transformers.towers.lock import Lock
 from visionzip_ext.tokens.tiles import TileFeatures
 
 
@@ -27,20 +28,6 @@ class EncodedTiles(TileFeatures):
     """
 
     outputs: BaseModelOutputWithPooling
-
-
-class _Lock:
-    """A re-entrant lock that can be copied and pickled with the model it guards: the copy gets a lock of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __reduce__(self) -> tuple[Callable, tuple]:
-        return _Lock, ()
-
-    def held(self) -> contextlib.AbstractContextManager:
-        # a lock cannot be part of a compiled graph, which is traced by one thread
-        return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
 
 
 _ANEW = "call visionzip_ext.compress(model, processor, ...) again, or make a new VisionZipEncoder"
@@ -84,7 +71,7 @@ class ZipTower:
         self.depths = feature_depths(vision_feature_layer, self.layers)
         self.depth = max(self.depths)
         self._recorder = AttentionRecorder(self._stack.attention_of(self.depth - 1), tower.config)
-        self._lock = _Lock()
+        self._lock = Lock()
         self._select_layer_output: Tensor | None = None
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
