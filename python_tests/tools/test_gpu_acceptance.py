@@ -130,7 +130,7 @@ def test_steps_on_a_gpu():
 @pytest.mark.parametrize("path", ["grid", "block"])
 def test_the_tests_of_decisions_are_run_on_each_path(path):
     (step,) = (step for step in acceptance.gpu_steps("90") if step.name == f"{path} path")
-    assert step.environment == {"VISIONZIP_REQUIRE_CUDA": "1", every_path.PATH_VARIABLE: path}
+    assert step.environment == {"VISIONZIP_REQUIRE_CUDA": "1", every_path.PLAN_VARIABLE: f"path={path}"}
     files = [word for word in step.command(60) if word.startswith("python_tests/")]
     assert {"python_tests/operators/test_decisions.py", "python_tests/operators/test_packed.py"} <= {*files}
     assert all((ROOT / file).exists() for file in files)
@@ -157,14 +157,14 @@ def test_it_starts_before_anything_is_built():
 
 def test_every_path_complains(monkeypatch):
     """About a path that gives other bits, and about what is wrong on all."""
-    monkeypatch.delenv(every_path.PATH_VARIABLE, raising=False)
+    monkeypatch.delenv(every_path.PLAN_VARIABLE, raising=False)
     case = every_path.cases()[0]
     cpu, right = torch.device("cpu"), every_path.compute
     assert every_path.complaints(torch.ops.visionzip, case, cpu, ("grid", "block")) == []
 
     def differs(ops, case, inputs):
         tokens, *rest = right(ops, case, inputs)
-        return tokens + (every_path.os.environ[every_path.PATH_VARIABLE] == "block"), *rest
+        return tokens + (every_path.os.environ[every_path.PLAN_VARIABLE] == "path=block"), *rest
 
     monkeypatch.setattr(every_path, "compute", differs)
     found = every_path.complaints(torch.ops.visionzip, case, cpu, ("grid", "block"))
@@ -172,7 +172,7 @@ def test_every_path_complains(monkeypatch):
     monkeypatch.setattr(every_path, "compute", lambda *arguments: [x + 1 for x in right(*arguments)])
     found = every_path.complaints(torch.ops.visionzip, case, cpu, ("grid", "block"))
     assert found == [f"{case.name}: 0% of the rows are right"]
-    assert every_path.PATH_VARIABLE not in every_path.os.environ
+    assert every_path.PLAN_VARIABLE not in every_path.os.environ
 
 
 @pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation.MISSING_REASON)
