@@ -73,13 +73,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     graph = onnx.load(path).graph
     found = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     weights = {name.removeprefix("backbone."): x for name, x in found.items() if name.startswith("backbone.")}
-    # Matrices of linear layers have no name of their own: that of the node which multiplies by them says whose they are.
+    # Matrices of linear layers have no name: that of the node which multiplies by them says whose they are.
     for node in graph.node:
         layer = re.match(r"/backbone/encoder/layer\.(\d+)/(.*)/MatMul$", node.name)
         if layer and node.input[1] in found:
-            weights[f"encoder.layer.{layer[1]}.{layer[2].replace('/', '.')}.weight"] = found[
-                node.input[1]
-            ].T.contiguous()
+            linear = layer[2].replace("/", ".")
+            weights[f"encoder.layer.{layer[1]}.{linear}.weight"] = found[node.input[1]].T.contiguous()
     (cls,) = (x for name, x in found.items() if name.startswith("onnx::Concat") and x.shape == (1, 1, 384))
     (patches,) = (x for name, x in found.items() if name.startswith("onnx::Reshape") and x.shape == (1, 1369, 384))
     weights["embeddings.position_embeddings"] = torch.cat([cls, patches], 1)

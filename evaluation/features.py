@@ -1,4 +1,4 @@
-"""What the encoder makes of scenes, computed once: training reads every scene many times, and the encoder does not learn."""
+"""What the encoder makes of scenes, computed once: training reads each many times, and the encoder does not learn."""
 
 from __future__ import annotations
 

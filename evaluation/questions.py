@@ -78,11 +78,13 @@ _ASK = {
     "background": _background,
 }
 
-WORDS = "is there what at which where how many mark side dark yes no nothing even 0 1 2 3 4 5".split() + [
+WORDS = (
+    *("is", "there", "what", "at", "which", "where", "how", "many", "mark", "side", "dark"),
+    *("yes", "no", "nothing", "even", "0", "1", "2", "3", "4", "5"),
     *SIDES,
     *PLACES,
     *KINDS,
     *NAMES,
     *sorted(MARKS),
-]
+)
 """All words of questions and answers."""

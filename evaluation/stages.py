@@ -28,7 +28,7 @@ QUESTIONS = 14
 _SIDE = SIZE // PATCH
 
 
-# ---- 1: scenes in words ------------------------------------------------------------------------------------------------
+# ---- 1: scenes in words ----------------------------------------------------------------------------------------------
 
 
 class WordScenes(Dataset):
@@ -78,7 +78,7 @@ def patch_words(scene: Scene, place: int, shows_picture: bool) -> list[int]:
     return [VOCABULARY[word] for word in (name or "nothing", kind, PLACES[place], light)]
 
 
-# ---- 2: patches in words -----------------------------------------------------------------------------------------------
+# ---- 2: patches in words ---------------------------------------------------------------------------------------------
 
 
 class LabelledPatches(Dataset):
@@ -105,7 +105,7 @@ def patch_labels(scene: Scene) -> Tensor:
     return torch.tensor(labels)
 
 
-# ---- 3: questions about images -----------------------------------------------------------------------------------------
+# ---- 3: questions about images ---------------------------------------------------------------------------------------
 
 
 class AskedScenes(Dataset):
@@ -129,7 +129,7 @@ def collate_features(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {"features": features, **sequences([item["questions"] for item in items], features.shape[1])}
 
 
-# ---- losses ------------------------------------------------------------------------------------------------------------
+# ---- losses ----------------------------------------------------------------------------------------------------------
 
 
 class Learner(nn.Module):

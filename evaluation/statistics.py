@@ -1,4 +1,4 @@
-"""How sure a share of accuracy is: scenes of one photograph resemble one another, so photographs are drawn, not scenes."""
+"""How sure a figure is: scenes of one photograph resemble one another, so photographs are drawn, not scenes."""
 
 from __future__ import annotations
 

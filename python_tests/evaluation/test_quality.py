@@ -1,4 +1,4 @@
-"""The kept model with all tokens and with few: what is committed is reproduced, and a change that costs quality fails."""
+"""The kept model with all tokens and with few: what is committed is reproduced, and what costs quality fails."""
 
 from __future__ import annotations
 
