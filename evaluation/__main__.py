@@ -64,7 +64,9 @@ def _tell(path: Path) -> None:
     console = Console()
     for split, rows in report.read(path).items():
         console.print(f"\n{split}: accuracy with all {rows[0].tokens} tokens {100 * rows[0].accuracy.value:.1f} %")
-        console.print(Markdown(report.table(rows)))
+        for measure, name in report.MEASURES.items():
+            console.print(f"what is kept of it, {name}, in percent:")
+            console.print(Markdown(report.table(rows, measure)))
     report.plot(report.read(path)["validation"], path.with_suffix(".png"))
     console.print(f"\n{path} and {path.with_suffix('.png')} are written")
 

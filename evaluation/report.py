@@ -97,22 +97,23 @@ def read(path: Path) -> dict[str, list[Row]]:
 _ESTIMATES = ("accuracy", "kept", "kept_about_things")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: what is kept of the accuracy with all tokens, in percent, with half the 95 % interval."""
+def table(rows: Sequence[Row], measure: str) -> str:
+    """Markdown: `measure` ("kept" or "kept_about_things") in percent, with half its 95 % interval."""
     budgets = sorted({row.tokens for row in rows[1:]}, reverse=True)
     head = ["", *(f"{tokens} tokens ({100 * tokens / IMAGE_TOKENS:.2g} %)" for tokens in budgets)]
     lines = [head, ["---"] * len(head)]
     for name in dict.fromkeys(row.provider for row in rows[1:]):
-        own = {row.tokens: row for row in rows if row.provider == name}
-        lines.append([name, *(_cell(own[tokens]) if tokens in own else "" for tokens in budgets)])
+        own = {row.tokens: getattr(row, measure) for row in rows if row.provider == name}
+        lines.append([name, *(_percent(own[tokens]) if tokens in own else "" for tokens in budgets)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(row: Row) -> str:
-    def percent(estimate: Estimate) -> str:
-        return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ± {50 * (estimate.high - estimate.low):.1f}"
 
-    return f"{percent(row.kept)}; things {percent(row.kept_about_things)}"
+
+MEASURES = {"kept": "all questions", "kept_about_things": "questions about things"}
+"""What is told of a row, and its name."""
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -120,8 +121,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.8), sharey=True, layout="constrained")
-    panels = (("kept", "all questions"), ("kept_about_things", "questions about things"))
-    for axis, (measure, title) in zip(axes, panels, strict=True):
+    for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for number, name in enumerate(dict.fromkeys(row.provider for row in rows[1:])):
             own = sorted((row for row in rows if row.provider == name), key=lambda row: row.tokens)
             shares = [100 * row.tokens / IMAGE_TOKENS for row in own]

@@ -123,6 +123,13 @@ def test_a_folder_without_a_model_is_named(tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("measure", report.MEASURES)
+def test_the_page_has_the_figures(measure):
+    """docs/quality.md has the table that `python -m evaluation report` prints."""
+    rows = report.read(RESULTS / "quality.json")["validation"]
+    assert report.table(rows, measure) in (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+
+
 def test_results_are_told(tmp_path, capsys):
     copy = tmp_path / "quality.json"
     copy.write_text((RESULTS / "quality.json").read_text())
