@@ -1,4 +1,5 @@
-// A call of an operator as one block of memory, which travels through a pipe: python_tests/support/cpu_driver.py writes it.
+// A call of an operator as one block of memory, which travels through a pipe: python_tests/support/cpu_driver.py writes
+// it.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,8 @@ struct Call {
   Op op;
   int64_t source, has_cls;  // ScoreSource
   int64_t B, S, C, H, D, k, m;
-  int64_t mode;                                // MergeMode
-  int64_t key_dtype, attention_dtype, dtype;   // DType; the last: of x
+  int64_t mode;                               // MergeMode
+  int64_t key_dtype, attention_dtype, dtype;  // DType; the last: of x
   double scale;
   int64_t keys;        // (B, H, S, D)
   int64_t queries;     // (B, H, S, D)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import platform
 import shutil
 import struct
@@ -69,20 +68,6 @@ def _build(machine: str) -> Path:
         emulation.execute("cmake", "-S", SOURCE, "-B", build, "-G", "Ninja", *definitions)
         emulation.execute("cmake", "--build", build)
     return build
-
-
-def _natively() -> list[str | Path]:
-    return [_build(platform.machine()) / "cpu_driver"]
-
-
-def _by_qemu() -> list[str | Path]:
-    return [QEMU, _build("aarch64") / "cpu_driver"]
-
-
-def _by_bochs() -> list[str | Path]:
-    build = _build("x86_64")
-    libraries = (build / "libx86_emulation_model.so", build / "libcpu_driver_x86.so")
-    return [sys.executable, "-m", "tools.x86_emulation", *libraries, "visionzip_run_call"]
 
 
 class _Block:
@@ -193,10 +178,31 @@ def _tensor_at(block: bytearray, offset: int, like: Tensor) -> Tensor:
     return torch.frombuffer(block, dtype=like.dtype, count=like.numel(), offset=offset).view(like.shape)
 
 
-def _backend(name: str, instruction_set: str, command: Callable[[], list[str | Path]]) -> Backend:
-    return Backend(name, DriverOps(instruction_set, command), torch.device("cpu"), bitwise=True, dispatched=False)
+def _backend(instruction_set: str, emulator: str, command: Callable[[], list[str | Path]]) -> Backend:
+    ops = DriverOps(instruction_set, command)
+    return Backend(instruction_set + emulator, ops, torch.device("cpu"), bitwise=True, dispatched=False)
 
 
-NEON = _backend("neon by qemu", "neon", _by_qemu)
-BOCHS = {name: _backend(f"{name} by bochs", name, _by_bochs) for name in X86_SETS}
-NATIVE = {name: _backend(f"{name}", name, _natively) for name in X86_SETS}
+def natively(instruction_set: str) -> Backend:
+    """The kernels on this machine's own CPU, which must have their instructions."""
+    return _backend(instruction_set, "", lambda: [_build(platform.machine()) / "cpu_driver"])
+
+
+def by_qemu(instruction_set: str) -> Backend:
+    """The kernels for 64-bit ARM."""
+    return _backend(instruction_set, " by qemu", lambda: [QEMU, _build("aarch64") / "cpu_driver"])
+
+
+def by_bochs(instruction_set: str, model: str = "sapphire_rapids") -> Backend:
+    """The kernels for x86, on a model of CPU that Bochs has."""
+
+    def command() -> list[str | Path]:
+        libraries = [_build("x86_64") / name for name in ("libx86_emulation_bochs.so", "libcpu_driver_x86.so")]
+        return [sys.executable, "-m", "tools.x86_emulation", f"--model={model}", *libraries, "visionzip_run_call"]
+
+    return _backend(instruction_set, " by Bochs", command)
+
+
+NEON = by_qemu("neon")
+BOCHS = {name: by_bochs(name) for name in X86_SETS}
+NATIVE = {name: natively(name) for name in X86_SETS}

@@ -1,11 +1,12 @@
-"""Call a function on an emulated CPU: ``python -m tools.x86_emulation MODEL LIBRARY FUNCTION BYTES < block > results``.
+"""Call a function on an emulated CPU: ``python -m tools.x86_emulation BOCHS LIBRARY FUNCTION BYTES < block > results``.
 
-The CPU is Bochs' (package bochscpu-python), of the model that MODEL, compiled from model.cpp, asks for. The function takes
-a pointer to a block of memory, which is read from standard input and written to standard output after the call.
+The CPU is that of Bochs, as the package bochscpu-python has it; BOCHS is the library that bochs.cpp is compiled to. The
+function takes a pointer to a block of memory, which is read from standard input and written to standard output
+afterwards.
 
-The emulated CPU sees the memory of this process at the same addresses, so that the library is loaded, and its addresses are
-resolved, by this process; from then on each instruction is Bochs'. There is no operating system behind it: a function that
-makes a system call, throws, or touches memory that is not there ends this process with a message.
+The emulated CPU sees the memory of this process at the same addresses, so that the library is loaded, and its addresses
+are resolved, by this process; from then on each instruction is Bochs'. There is no operating system behind it: a
+function that makes a system call, throws, or touches memory that is not there ends this process with a message.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Memory:
     """Anonymous memory of this process, at a fixed address."""
 
     def __init__(self, size: int):
+        """Of `size` bytes, zero at first."""
         self.bytes = mmap.mmap(-1, size)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
 
@@ -58,9 +60,12 @@ class AddressSpace:
     """
 
     def __init__(self, bochs: Any):
+        """As this process's memory is now: what is mapped later is not there."""
         self._bochs = bochs
         self._mapped = self._read_maps()
-        self._regions = sorted({n for begin, end in self._mapped for n in range(begin // REGION, (end - 1) // REGION + 1)})
+        self._regions = sorted(
+            {n for begin, end in self._mapped for n in range(begin // REGION, (end - 1) // REGION + 1)}
+        )
         self._tables = self._write_tables()
 
     @staticmethod
@@ -92,9 +97,10 @@ class AddressSpace:
         self._bochs.memory.page_insert(physical // PAGE * PAGE, address // PAGE * PAGE)
 
 
-def _import_bochs(model: str) -> Any:
-    """Bochs' symbols become global, so that `model`, loaded before, takes the place of one of them."""
-    ctypes.CDLL(model, ctypes.RTLD_GLOBAL)
+def _import_bochs(library: str, model: str) -> Any:
+    """Symbols are global, so that those of `library`, loaded first, take the place of the package's own."""
+    own = ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+    (ctypes.c_char * 32).in_dll(own, "x86_emulation_model").value = model.encode()
     sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
     import bochscpu.cpu
     import bochscpu.memory
@@ -144,12 +150,13 @@ def call(bochs: Any, function: int, argument: int) -> None:
 def main() -> NoReturn:
     """Make the call that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tools.x86_emulation", description=__doc__.split("\n\n")[0])
-    parser.add_argument("model", help="the library that model.cpp was compiled to")
-    parser.add_argument("library")
-    parser.add_argument("function")
+    parser.add_argument("--model", default="sapphire_rapids", help="Bochs' name of the CPU, such as tigerlake")
+    parser.add_argument("bochs", help="the library that bochs.cpp was compiled to")
+    parser.add_argument("library", help="a shared library that this process can load")
+    parser.add_argument("function", help="one that it exports")
     parser.add_argument("bytes", type=int, help="size of the block")
     args = parser.parse_args()
-    bochs = _import_bochs(args.model)
+    bochs = _import_bochs(args.bochs, args.model)
     function = ctypes.cast(getattr(ctypes.CDLL(args.library), args.function), ctypes.c_void_p).value
     block = Memory(args.bytes)
     if sys.stdin.buffer.readinto(block.bytes) != args.bytes:
