@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,9 +59,12 @@ def one_of(rng: torch.Generator, choices: tuple[Any, ...]) -> Any:
 
 
 def a_call(op: str, rng: torch.Generator, shape: Shape, dtype: torch.dtype) -> Call:
-    """With any form of attention, with log-sum-exp or without, merged in either way."""
+    """With any form of attention, with log-sum-exp or without, of either sign, merged in either way."""
     attn, merge = one_of(rng, ("matrix", "rows", "scores")), one_of(rng, ("residual", "mean"))
-    return random_call(op, rng, shape, (dtype,) * 3, attn=attn, merge=merge, lse=one_of(rng, (True, False)))
+    call = random_call(op, rng, shape, (dtype,) * 3, attn=attn, merge=merge, lse=one_of(rng, (True, False)))
+    if "scale" in call.options and "lse" not in call.tensors:
+        return replace(call, options={**call.options, "scale": one_of(rng, (1, -1)) * call.options["scale"]})
+    return call
 
 
 def bits(results: tuple[Tensor, ...]) -> list[Tensor]:
