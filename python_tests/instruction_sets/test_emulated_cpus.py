@@ -47,7 +47,7 @@ SHAPES = (
     SMALL,
     Shape(B=2, S=45, C=70, H=3, D=72, k=10, m=6, has_cls=False),  # SigLIP's heads
     Shape(B=1, S=110, C=33, H=2, D=80, k=13, m=37),  # several vectors of targets
-    Shape(B=1, S=130, C=16, H=2, D=33, k=0, m=8, has_cls=False),  # several tiles of queries in each chunk
+    Shape(B=1, S=130, C=16, H=2, D=33, k=20, m=8, has_cls=False),  # several tiles of queries in each chunk
     Shape(B=2, S=45, C=1, H=3, D=1, k=5, m=4),
     Shape(B=2, S=45, C=3, H=2, D=0, k=5, m=4),
     Shape(B=2, S=30, C=7, H=1, D=16, k=10, m=20, has_cls=False),  # nothing to merge
@@ -104,6 +104,18 @@ def test_a_nan_in_a_query_keeps_the_first(rng, emulated, dtype, has_cls):
     poisoned = len(nans[dtype])
     assert (indices[:poisoned] == torch.arange(7)).all()
     assert (indices[poisoned:] != torch.arange(7)).any(-1).all()
+
+
+@every_emulated
+@CLS_OR_NOT
+@every_dtype
+def test_large_logits(rng, emulated, dtype, has_cls):
+    """Whose exponentials would be infinite: the key that queries point to takes all attention."""
+    shape = Shape(B=2, S=45, C=0, H=2, D=64, k=1 + has_cls, m=5, has_cls=has_cls)
+    call = random_call("select_qk", rng, shape, (dtype,) * 3)
+    queries = 1000 * call.tensors["keys"][:, :, 39:40].expand(-1, -1, 45, -1)
+    indices, _ = call.with_tensors(queries=queries).on(emulated)
+    assert (indices == torch.tensor([0, 39][-shape.k :])).all()
 
 
 @every_emulated
