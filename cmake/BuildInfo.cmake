@@ -2,11 +2,7 @@
 
 find_package(Git QUIET)
 
-set(instruction_sets baseline)
-if(VISIONZIP_X86)
-  list(APPEND instruction_sets avx2 avx512 avx512bf16)
-endif()
-list(JOIN instruction_sets "," VISIONZIP_INSTRUCTION_SETS)
+list(JOIN VISIONZIP_INSTRUCTION_SETS "," VISIONZIP_INSTRUCTION_SETS_JOINED)
 list(JOIN VISIONZIP_CUDA_ARCHITECTURES "," VISIONZIP_CUDA_ARCHITECTURES_JOINED)
 # It may quote a compiler.
 string(REGEX REPLACE "([\"\\])" "\\\\\\1" VISIONZIP_CUDA_MISSING_REASON_ESCAPED "${VISIONZIP_CUDA_MISSING_REASON}")

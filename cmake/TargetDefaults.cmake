@@ -17,7 +17,7 @@ set(VISIONZIP_TORCH_TARGET 0x020a000000000000)
 # GCC 12 warns of overlapping copies in its own std::string, falsely (GCC bug 105651).
 set(gcc_12 $<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>)
 
-set(visionzip_csrc "${PROJECT_SOURCE_DIR}/csrc")
+cmake_path(SET visionzip_csrc NORMALIZE "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 
 function(visionzip_target_defaults target)
   set_target_properties(${target} PROPERTIES
@@ -36,10 +36,6 @@ function(visionzip_target_defaults target)
     $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${VISIONZIP_WERROR}>>:--Werror=all-warnings>)
 endfunction()
-
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(VISIONZIP_X86 ON)
-endif()
 
 # A CPU kernel, for one instruction set.  What these flags permit (fused multiply-adds, no errno, no floating-point traps)
 # changes no result from one run to another; -ffast-math, which also permits reordering and denies NaN, would.

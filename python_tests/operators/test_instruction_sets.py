@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.features import RUNNABLE
 
 from visionzip_ext import _C
 
@@ -17,23 +17,6 @@ HERE = Path(__file__).resolve().parent
 FILES = ("test_decisions.py", "test_extreme_values.py", "test_ties.py", "test_merge.py", "test_properties.py")
 CHOSEN = "cpu and (every or any or length)"  # of these files: the arithmetic, in every shape
 VARIABLE = "VISIONZIP_CPU_ISA"
-
-AVX512 = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
-NEEDS = {"baseline": set(), "avx2": {"avx2", "fma", "f16c"}, "avx512": AVX512, "avx512bf16": AVX512 | {"avx512_bf16"}}
-
-
-def features() -> set[str]:
-    """What this CPU has, as the system lists it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return set(found.group(1).split()) if found else set()
-
-
-BUILT = _C.build_info()["instruction_sets"]
-RUNNABLE = [name for name in BUILT if NEEDS[name] <= features()]
 
 
 def python(arguments: list[str], instruction_set: str, seed: int) -> subprocess.CompletedProcess:

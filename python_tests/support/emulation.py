@@ -32,7 +32,8 @@ ARCHITECTURE_VARIABLE = "CUDA_EMULATION_ARCH"
 MULTIPROCESSORS_VARIABLE = "CUDA_EMULATION_SMS"
 
 
-def _run(*command: str | Path) -> None:
+def execute(*command: str | Path) -> None:
+    """Run a program, this environment's own first; its output is the error's words where it fails."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     program = shutil.which(command[0], path=path)
     assert program is not None, f"{command[0]} is not installed"
@@ -48,19 +49,19 @@ def _run(*command: str | Path) -> None:
 
 def _configure(source: Path, build: Path, *definitions: str) -> None:
     places = (f"-DCMAKE_{kind}_OUTPUT_DIRECTORY={RESULTS}" for kind in ("LIBRARY", "RUNTIME"))
-    _run("cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *places, *definitions)
+    execute("cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *places, *definitions)
 
 
 def _build(build: Path, targets: Iterable[str]) -> None:
-    _run("cmake", "--build", build, *(word for target in targets for word in ("--target", target)))
+    execute("cmake", "--build", build, *(word for target in targets for word in ("--target", target)))
 
 
 @contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """Other processes wait meanwhile."""
-    _BUILD.mkdir(parents=True, exist_ok=True)
-    with (_BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def lock(build: Path) -> Iterator[None]:
+    """Other processes that build there wait meanwhile."""
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -73,7 +74,7 @@ def _configure_all() -> None:
 @functools.cache
 def build(*targets: str) -> None:
     """Build targets; the results are in RESULTS."""
-    with _lock():
+    with lock(_BUILD):
         _configure_all()
         _build(_BUILD, targets)
 
@@ -84,7 +85,7 @@ def build_self_tests() -> None:
 
     The headers are those that the project's own build has found.
     """
-    with _lock():
+    with lock(_BUILD):
         _configure_all()
         found = re.search(r"^(CUDA_EMULATION_TOOLKIT_INCLUDE):\w+=(.*)$", (_BUILD / "CMakeCache.txt").read_text(), re.M)
         assert found is not None

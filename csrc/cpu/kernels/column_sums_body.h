@@ -14,7 +14,7 @@ namespace visionzip::cpu::VISIONZIP_ISA {
 
 using namespace visionzip::VISIONZIP_ISA;
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRows = 12;  // 24 accumulators, two keys, one query: 27 of 32 registers
 #else
 constexpr int kRows = 6;  // 12 accumulators, two keys, one query: 15 of 16 registers

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#ifdef VISIONZIP_X86
+#ifdef __x86_64__
 #include <cpuid.h>
 #endif
 
@@ -12,10 +12,17 @@
 
 namespace visionzip::cpu {
 
+// cmake/CpuKernels.cmake compiles them.
+#ifdef __aarch64__
+namespace neon {
+extern const Kernels table;
+}
+#else
 namespace baseline {
 extern const Kernels table;
 }
-#ifdef VISIONZIP_X86
+#endif
+#ifdef __x86_64__
 namespace avx2 {
 extern const Kernels table;
 }
@@ -34,7 +41,7 @@ struct Candidate {
   bool supported;
 };
 
-#ifdef VISIONZIP_X86
+#ifdef __x86_64__
 // Of which Clang's __builtin_cpu_supports has known only lately.
 bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -44,7 +51,7 @@ bool has_f16c() {
 
 // Best first.
 std::vector<Candidate> candidates() {
-#ifdef VISIONZIP_X86
+#ifdef __x86_64__
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -55,6 +62,8 @@ std::vector<Candidate> candidates() {
       {&avx2::table, has_avx2},
       {&baseline::table, true},
   };
+#elif defined(__aarch64__)
+  return {{&neon::table, true}};
 #else
   return {{&baseline::table, true}};
 #endif

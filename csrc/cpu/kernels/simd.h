@@ -11,6 +11,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef VISIONZIP_ISA
@@ -82,6 +84,13 @@ static inline Vec widen_half(HalfBitVec h) {
 static inline HalfBitVec narrow_half(Vec v) {
   return reinterpret_cast<HalfBitVec>(
       _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__aarch64__)
+static inline Vec widen_half(HalfBitVec h) {
+  return reinterpret_cast<Vec>(vcvt_f32_f16(reinterpret_cast<float16x4_t>(h)));
+}
+static inline HalfBitVec narrow_half(Vec v) {
+  return reinterpret_cast<HalfBitVec>(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v)));
 }
 #else
 // Without a conversion instruction: a half's exponent and mantissa are moved to where a float has them and the bias is

@@ -1,0 +1,2 @@
+#define VISIONZIP_ISA neon
+#include "cpu/kernels/kernels_body.h"
