@@ -317,6 +317,12 @@ def test_without_a_gpu(capsys):
     assert "--emulated" in capsys.readouterr().out
 
 
+def test_a_call_of_no_time_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        acceptance.main(["--emulated", "--minutes", "0.25"])
+    assert "--minutes is 0.25; expected more than 0.25" in capsys.readouterr().err
+
+
 def test_it_starts_before_anything_is_built():
     code = "import sys, tools.gpu_acceptance; assert not {'visionzip_ext', 'torch'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

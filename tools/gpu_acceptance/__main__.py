@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--again", action="store_true", help="begin anew, whatever earlier calls have done")
     options = parser.parse_args(arguments)
+    if 60 * options.minutes <= SPARE:
+        parser.error(f"--minutes is {options.minutes:g}; expected more than {SPARE / 60:g}")
     terminal = Terminal()
     found = ("emulated", "") if options.emulated else gpu()
     if found is None:
