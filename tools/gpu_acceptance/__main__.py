@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.say("torch sees no GPU; --emulated makes a dry run without one", style="red")
         return NO_GPU
     device, architecture = found
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))  # as an exception, which ends the step that is running
     folder = options.output.resolve()  # steps run in the repository's root
     state = begin(folder, device, options.again, terminal)
     steps = emulated_steps(folder) if options.emulated else gpu_steps(architecture, folder)
