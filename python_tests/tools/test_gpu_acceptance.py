@@ -81,6 +81,26 @@ def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(run, tmp_p
     assert any(is_free(path) or time.sleep(0.1) for _ in range(600))
 
 
+def test_a_call_that_is_ended_ends_its_step(tmp_path):
+    """A step that lived on would disturb the next call."""
+    path = tmp_path / "lock"
+    holding = f"import fcntl, time; file = open({str(path)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); time.sleep(600)"
+    code = f"""
+import sys
+from tools.gpu_acceptance import __main__ as acceptance
+from tools.gpu_acceptance.runner import Step
+step = Step("a step", 0.9, lambda _: [sys.executable, "-c", {holding!r}])
+acceptance.emulated_steps = lambda folder: [step]
+acceptance.main(["--emulated", "--output", {str(tmp_path)!r}])
+"""
+    call = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert any((path.exists() and not is_free(path)) or time.sleep(0.1) for _ in range(300))
+    call.terminate()
+    assert call.wait(30) == acceptance.FAILED
+    assert is_free(path)
+    assert len((tmp_path / "state.jsonl").read_text().splitlines()) == 1  # the header: the step has not ended
+
+
 def test_what_does_not_fit_is_put_off_and_comes_first_in_the_next_call(run):
     long = step("import time; time.sleep(60)", "long", share=0.2)
     large, small = step("", "large", share=0.9), step("", "small", share=0.3)
@@ -315,6 +335,12 @@ def test_pytest_with_and_without_its_plugins(monkeypatch, present):
 def test_without_a_gpu(capsys):
     assert acceptance.main([]) == 2
     assert "--emulated" in capsys.readouterr().out
+
+
+def test_a_call_of_no_time_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        acceptance.main(["--emulated", "--minutes", "0.25"])
+    assert "--minutes is 0.25; expected more than 0.25" in capsys.readouterr().err
 
 
 def test_it_starts_before_anything_is_built():

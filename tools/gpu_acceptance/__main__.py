@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -103,12 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--again", action="store_true", help="begin anew, whatever earlier calls have done")
     options = parser.parse_args(arguments)
+    if 60 * options.minutes <= SPARE:
+        parser.error(f"--minutes is {options.minutes:g}; expected more than {SPARE / 60:g}")
     terminal = Terminal()
     found = ("emulated", "") if options.emulated else gpu()
     if found is None:
         terminal.say("torch sees no GPU; --emulated makes a dry run without one", style="red")
         return NO_GPU
     device, architecture = found
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))  # as an exception, which ends the step that is running
     folder = options.output.resolve()  # steps run in the repository's root
     state = begin(folder, device, options.again, terminal)
     steps = emulated_steps(folder) if options.emulated else gpu_steps(architecture, folder)
