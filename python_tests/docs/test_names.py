@@ -11,7 +11,17 @@ from support.pages import PAGES, ROOT, Page
 
 # The history tells of names that are no more.
 _PRESENT = [page for page in PAGES if page.path.name != "CHANGELOG.md"]
-_FOLDERS = ("benchmarks", "cmake", "csrc", "docs", "evaluation", "python_tests", "requirements", "tools", "visionzip_ext")
+_FOLDERS = (
+    "benchmarks",
+    "cmake",
+    "csrc",
+    "docs",
+    "evaluation",
+    "python_tests",
+    "requirements",
+    "tools",
+    "visionzip_ext",
+)
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 _EXTRAS = set(re.findall(r"^(\w+) = \[\"", (ROOT / "pyproject.toml").read_text(), re.M))
 

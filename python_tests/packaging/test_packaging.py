@@ -161,7 +161,16 @@ def test_sdist_holds_what_a_build_needs(sdist, source):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "setup.py"}
-    for folder in ("benchmarks", "cmake", "csrc", "evaluation", "python_tests", "requirements", "tools", "visionzip_ext"):
+    for folder in (
+        "benchmarks",
+        "cmake",
+        "csrc",
+        "evaluation",
+        "python_tests",
+        "requirements",
+        "tools",
+        "visionzip_ext",
+    ):
         needed |= {str(path.relative_to(source)) for path in (source / folder).rglob("*") if path.is_file()}
     assert {name for name in needed if not name.endswith((".so", ".pyc"))} - names == set()
     assert [name for name in names if name.endswith((".so", ".o"))] == []
