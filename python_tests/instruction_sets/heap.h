@@ -4,6 +4,7 @@
 
 namespace visionzip::instruction_set_tests {
 
+// Of all but what was there when this was called first: static objects'.
 void empty_heap();
 
 }  // namespace visionzip::instruction_set_tests
