@@ -5,13 +5,15 @@ Nothing of them is committed. Each package is fetched by its own client, once, i
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,9 @@ class Package:
         """
         folder = HOME / self.name
         if not folder.exists():
-            self._fetch_to(folder)
+            with _alone():
+                if not folder.exists():
+                    self._fetch_to(folder)
         return folder
 
     def _fetch_to(self, folder: Path) -> None:
@@ -76,6 +80,15 @@ class Package:
         if done.returncode or len(files) != 1:
             raise MissingPackageError(f"{self.what} cannot be fetched by `{command}`: {done.stderr.strip()[-500:]}")
         return files[0]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Other processes wait meanwhile."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _unzip(archive: Path, folder: Path) -> None:

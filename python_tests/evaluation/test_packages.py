@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
+import time
 import zipfile
 from dataclasses import replace
 
@@ -29,6 +31,16 @@ def test_fetched_once(package):
     assert (package.folder() / "inside/one.txt").read_text() == "1"
     broken = replace(package, fetch=("no-such-client",))
     assert broken.folder() == package.folder()  # it is there: nothing is fetched
+
+
+def test_two_at_a_time_fetch_once(package):
+    """The second waits, and finds what the first fetched. Threads take the lock as processes do."""
+    slow = replace(package, fetch=(*package.fetch[:2], f"import time; time.sleep(1); {package.fetch[2]}"))
+    first = threading.Thread(target=slow.folder)
+    first.start()
+    time.sleep(0.3)
+    assert (replace(package, fetch=("no-such-client",)).folder() / "inside/one.txt").exists()
+    first.join()
 
 
 def test_other_bytes_are_refused(package):
