@@ -10,7 +10,7 @@ constexpr int kLaneTokens = 4;  // that eight lanes compare with a target at a t
 static_assert(kSliceThreads / kTokenLanes * kLaneTokens == kSliceTokens);
 
 // Of the targets of an image as of its tokens, a slice takes kSliceTokens: eight lanes a target.
-__global__ void __launch_bounds__(kSliceThreads) global_targets_kernel(const __grid_constant__ GlobalParams p) {
+__global__ void __launch_bounds__(kSliceThreads, 1) global_targets_kernel(const __grid_constant__ GlobalParams p) {
   SliceTeam team;
   for (int64_t slice = blockIdx.x; slice < p.slices; slice += gridDim.x) {
     const Slice<> z(p, team, slice);
@@ -61,7 +61,7 @@ __device__ __forceinline__ void find_nearest(const Slice<>& z, const float* cons
   }
 }
 
-__global__ void __launch_bounds__(kSliceThreads) global_assign_kernel(const __grid_constant__ GlobalParams p) {
+__global__ void __launch_bounds__(kSliceThreads, 1) global_assign_kernel(const __grid_constant__ GlobalParams p) {
   SliceTeam team;
   for (int64_t slice = blockIdx.x; slice < p.slices; slice += gridDim.x) {
     const Slice<> z(p, team, slice);

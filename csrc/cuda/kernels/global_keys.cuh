@@ -20,7 +20,7 @@ __device__ __forceinline__ void find_chunk_stats(const Slice<T, true>& z) {
 }
 
 template <class T, bool kFromQueries>
-__global__ void __launch_bounds__(kSliceThreads) global_keys_kernel(const __grid_constant__ GlobalParams p) {
+__global__ void __launch_bounds__(kSliceThreads, 1) global_keys_kernel(const __grid_constant__ GlobalParams p) {
   SliceTeam team;
   for (int64_t slice = blockIdx.x; slice < p.slices; slice += gridDim.x) {
     const Slice<T, kFromQueries> z(p, team, slice);
