@@ -6,7 +6,13 @@ from typing import Any
 def build_info() -> dict[str, Any]: ...
 def check(op: str, arguments: Mapping[str, Any]) -> None: ...
 def check_sequences(
-    op: str, cu_seqlens: Sequence[int], T: int, k: Sequence[int], m: Sequence[int], max_seqlen: int | None
+    op: str,
+    cu_seqlens: Sequence[int],
+    T: int,
+    k: Sequence[int],
+    m: Sequence[int],
+    max_seqlen: int | None,
+    keep_cls: bool = True,
 ) -> None: ...
 def cpu_factors() -> dict[str, float]: ...
 def cpu_isa() -> str: ...
@@ -24,6 +30,8 @@ def plan(
     m: int,
     has_cls: bool = True,
     threads: int = 1,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> dict[str, Any]: ...
 def plan_cuda(
     op: str,
@@ -42,4 +50,6 @@ def plan_cuda(
     multiprocessors: int = 132,
     shared_bytes: int = 232448,
     clusters: Mapping[int, int] = ...,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> dict[str, Any]: ...

@@ -22,8 +22,8 @@ def _fail(op: str, name: str, x: object, expected: str) -> NoReturn:
     raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected {expected}")
 
 
-def check_kinds(op: str, *, has_cls: bool = True, **tensors: Tensor) -> None:
-    """That tensors are tensors, and has_cls is no number."""
+def check_kinds(op: str, *, has_cls: bool = True, keep_cls: bool = True, **tensors: Tensor) -> None:
+    """That tensors are tensors, and has_cls and keep_cls are no numbers."""
     for name, x in tensors.items():
         is_tensor = isinstance(x, Tensor)
         # What torch.fx traces with is none, but may stand for one.
@@ -31,8 +31,9 @@ def check_kinds(op: str, *, has_cls: bool = True, **tensors: Tensor) -> None:
             continue
         came = "a nested tensor" if is_tensor else "None" if x is None else f"of type {type(x).__name__}"
         raise RuntimeError(f"visionzip::{op}: {name} is {came}; expected a strided tensor")
-    if not isinstance(has_cls, (bool, torch.SymBool)):
-        raise RuntimeError(f"visionzip::{op}: has_cls is {has_cls!r}; expected True or False")
+    for name, flag in (("has_cls", has_cls), ("keep_cls", keep_cls)):
+        if not isinstance(flag, (bool, torch.SymBool)):
+            raise RuntimeError(f"visionzip::{op}: {name} is {flag!r}; expected True or False")
 
 
 def given(**tensors: Tensor | None) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class ZipResult(NamedTuple):
             m merged ones.
         indices: (B, k) int64, ascending: the tokens kept.
         assignment: (B, S) int64: the row of `tokens` that each input token went to: 0..k-1 kept, k..k+m-1 merged, -1
-            dropped (only for m = 0).
+            dropped (all that is not kept for m = 0; CLS for keep_cls=False).
     """
 
     tokens: Tensor
@@ -64,6 +64,8 @@ def zip(
     *,
     has_cls: bool = True,
     merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> ZipResult:
     """Keep the k tokens that are attended to most, merge the others into m: one pass from scores to merged rows.
 
@@ -82,14 +84,22 @@ def zip(
             all tokens (section 3.2). Nothing in the tensors shows which it is.
         merge: "residual", the released implementation: target + mean of the tokens assigned to it; or "mean", the
             paper's words: the mean over the target and the tokens assigned to it.
+        policy: "attention", the paper's: the highest scores are kept. "distinct", which is not in the paper: tokens are
+            kept one after another, each the one of highest score * (1 - c), where c is the highest cosine similarity of
+            its key to that of a patch kept before, at least 0 (in spirit a greedy MAP of a determinantal point process,
+            Chen et al., arXiv 1709.05135). It keeps more of an image where k is small, most with m = 0.
+            O(k * S * D).
+        keep_cls: False: CLS scores the patches but takes no row, so that k patches are kept; its assignment is -1, and
+            k + m is at most S - 1. Only with has_cls=True.
 
     Raises:
-        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout or `merge` that is not
-            supported.
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout, `merge` or `policy` that is
+            not supported, keep_cls=False where there is no CLS.
     """
-    check_kinds("zip", hidden=hidden, keys=keys, attn=attn, has_cls=has_cls)
+    check_kinds("zip", hidden=hidden, keys=keys, attn=attn, has_cls=has_cls, keep_cls=keep_cls)
     k, m = integer("zip", "k", k), integer("zip", "m", m)
-    return named(ZipResult, torch.ops.visionzip.zip(hidden, keys, attn, k, m, has_cls=has_cls, merge=merge))
+    rule = {"has_cls": has_cls, "policy": policy, "keep_cls": keep_cls}
+    return named(ZipResult, torch.ops.visionzip.zip(hidden, keys, attn, k, m, merge=merge, **rule))
 
 
 def zip_qk(
@@ -103,6 +113,8 @@ def zip_qk(
     has_cls: bool = True,
     merge: str = "residual",
     lse: Tensor | None = None,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> ZipResult:
     """`zip` from the layer's queries and keys, the softmax inside: no (S, S) matrix ever exists.
 
@@ -118,19 +130,32 @@ def zip_qk(
         has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
         merge: as in `zip`.
         lse: (B, H, S) float32, the log-sum-exp of each row of scale * Q K^T, where attention already computed it.
+        policy: as in `zip`.
+        keep_cls: as in `zip`.
 
     Raises:
         RuntimeError: as `zip`.
     """
-    check_kinds("zip_qk", hidden=hidden, queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
+    tensors = {"hidden": hidden, "queries": queries, "keys": keys, **given(lse=lse)}
+    check_kinds("zip_qk", has_cls=has_cls, keep_cls=keep_cls, **tensors)
     k, m = integer("zip_qk", "k", k), integer("zip_qk", "m", m)
+    rule = {"has_cls": has_cls, "policy": policy, "keep_cls": keep_cls}
     return named(
         ZipResult,
-        torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, has_cls=has_cls, merge=merge, lse=lse),
+        torch.ops.visionzip.zip_qk(hidden, queries, keys, k, m, scale=scale, merge=merge, lse=lse, **rule),
     )
 
 
-def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: bool = True) -> Decision:
+def select(
+    keys: Tensor,
+    attn: Tensor,
+    k: int = 54,
+    m: int = 10,
+    *,
+    has_cls: bool = True,
+    policy: str = "attention",
+    keep_cls: bool = True,
+) -> Decision:
     """The decision of `zip` alone; `merge` applies it to any tensor.
 
     Args:
@@ -139,13 +164,16 @@ def select(keys: Tensor, attn: Tensor, k: int = 54, m: int = 10, *, has_cls: boo
         k: dominant tokens, CLS among them.
         m: contextual (merged) tokens.
         has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
+        policy: as in `zip`.
+        keep_cls: as in `zip`.
 
     Raises:
         RuntimeError: as `zip`.
     """
-    check_kinds("select", keys=keys, attn=attn, has_cls=has_cls)
+    check_kinds("select", keys=keys, attn=attn, has_cls=has_cls, keep_cls=keep_cls)
     k, m = integer("select", "k", k), integer("select", "m", m)
-    return named(Decision, torch.ops.visionzip.select(keys, attn, k, m, has_cls=has_cls))
+    rule = {"has_cls": has_cls, "policy": policy, "keep_cls": keep_cls}
+    return named(Decision, torch.ops.visionzip.select(keys, attn, k, m, **rule))
 
 
 def select_qk(
@@ -157,6 +185,8 @@ def select_qk(
     scale: float | None = None,
     has_cls: bool = True,
     lse: Tensor | None = None,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> Decision:
     """The decision of `zip_qk` alone; `merge` applies it to any tensor.
 
@@ -168,13 +198,16 @@ def select_qk(
         scale: as in `zip_qk`.
         has_cls: as in `zip`; True by default, so pass False for encoders without CLS.
         lse: as in `zip_qk`.
+        policy: as in `zip`.
+        keep_cls: as in `zip`.
 
     Raises:
         RuntimeError: as `zip`.
     """
-    check_kinds("select_qk", queries=queries, keys=keys, has_cls=has_cls, **given(lse=lse))
+    check_kinds("select_qk", queries=queries, keys=keys, has_cls=has_cls, keep_cls=keep_cls, **given(lse=lse))
     k, m = integer("select_qk", "k", k), integer("select_qk", "m", m)
-    return named(Decision, torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, has_cls=has_cls, lse=lse))
+    rule = {"has_cls": has_cls, "policy": policy, "keep_cls": keep_cls}
+    return named(Decision, torch.ops.visionzip.select_qk(queries, keys, k, m, scale=scale, lse=lse, **rule))
 
 
 def merge(x: Tensor, assignment: Tensor, k: int = 54, m: int = 10, *, merge: str = "residual") -> Tensor:

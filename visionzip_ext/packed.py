@@ -25,7 +25,8 @@ What these functions share:
   4): keys, queries, scores and lse then have g * T rows, everything else T, and cu_seqlens counts tokens. Attention is
   between cells; a token's score is the sum of its cells', its key the mean of theirs, both in float32.
 - **has_cls** is False by default, unlike in `zip` and its like: encoders that pack images have no CLS. True: the first
-  token of every image is CLS; its attention alone, summed over heads, makes the scores, and it is always kept.
+  token of every image is CLS; its attention alone, summed over heads, makes the scores, and it is kept unless
+  keep_cls is False.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class PackedZipResult(NamedTuple):
     Attributes:
         tokens: (sum of k + m, C), hidden's dtype: of each image in turn the k kept tokens, then the m merged ones.
         indices: (sum of k,) int64: the tokens kept, as numbers within the packed tensor: ascending.
-        assignment: (T,) int64: the row of `tokens` that each token went to; -1 dropped (where m = 0).
+        assignment: (T,) int64: the row of `tokens` that each token went to; -1 dropped (where m = 0, and CLS for
+            keep_cls=False).
         cu_seqlens: int32 (n + 1): image i is rows cu_seqlens[i] up to cu_seqlens[i + 1] of `tokens`.
     """
 
@@ -91,6 +93,8 @@ def zip_packed(
     group: int = 1,
     has_cls: bool = False,
     merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> PackedZipResult:
     """`zip_qk` (given queries) or `zip` (given scores) of packed images. Differentiable in `hidden`.
 
@@ -111,15 +115,19 @@ def zip_packed(
         group: cells to a token.
         has_cls: the first token of each image is CLS; False by default, unlike in `zip`.
         merge: "residual" or "mean", as in `zip`.
+        policy: "attention" or "distinct", as in `zip`.
+        keep_cls: as in `zip`; False only with has_cls=True.
 
     Raises:
-        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout or `merge` that is not
-            supported, scores and queries both or neither; on the CPU also cu_seqlens that do not rise from 0 to T, and
-            an image that is too small for its k + m or too large for max_seqlen. On a GPU these end in a device-side
-            assertion, after which the process's CUDA context is unusable.
+        RuntimeError: k or m out of range, shapes that do not fit, a dtype, device, layout, `merge` or `policy` that is
+            not supported, keep_cls=False where there is no CLS, scores and queries both or neither; on the CPU also
+            cu_seqlens that do not rise from 0 to T, and an image that is too small for its k + m or too large for
+            max_seqlen. On a GPU these end in a device-side assertion, after which the process's CUDA context is
+            unusable.
     """
     optional = given(queries=queries, scores=scores, lse=lse)
-    check_kinds("zip_packed", hidden=hidden, keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
+    tensors = {"hidden": hidden, "keys": keys, "cu_seqlens": cu_seqlens, **optional}
+    check_kinds("zip_packed", has_cls=has_cls, keep_cls=keep_cls, **tensors)
     return named(
         PackedZipResult,
         torch.ops.visionzip.zip_packed(
@@ -136,6 +144,8 @@ def zip_packed(
             group=integer("zip_packed", "group", group),
             has_cls=has_cls,
             merge=merge,
+            policy=policy,
+            keep_cls=keep_cls,
         ),
     )
 
@@ -153,6 +163,8 @@ def select_packed(
     max_seqlen: int | None = None,
     group: int = 1,
     has_cls: bool = False,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> PackedDecision:
     """The decision of `zip_packed` alone, from the same arguments; `merge_packed` applies it to any tensor.
 
@@ -160,7 +172,8 @@ def select_packed(
         RuntimeError: as `zip_packed`, device-side assertions included.
     """
     optional = given(queries=queries, scores=scores, lse=lse)
-    check_kinds("select_packed", keys=keys, cu_seqlens=cu_seqlens, has_cls=has_cls, **optional)
+    tensors = {"keys": keys, "cu_seqlens": cu_seqlens, **optional}
+    check_kinds("select_packed", has_cls=has_cls, keep_cls=keep_cls, **tensors)
     return named(
         PackedDecision,
         torch.ops.visionzip.select_packed(
@@ -175,6 +188,8 @@ def select_packed(
             max_seqlen=None if max_seqlen is None else integer("select_packed", "max_seqlen", max_seqlen),
             group=integer("select_packed", "group", group),
             has_cls=has_cls,
+            policy=policy,
+            keep_cls=keep_cls,
         ),
     )
 

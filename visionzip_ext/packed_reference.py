@@ -62,6 +62,8 @@ def select_packed(
     max_seqlen: int | None = None,
     group: int = 1,
     has_cls: bool = False,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The decision alone, on packed sequences: (indices, assignment, cu_seqlens of the rows).
 
@@ -77,6 +79,8 @@ def select_packed(
         max_seqlen: not used: nothing is planned here.
         group: cells to a token; its score is the sum of theirs.
         has_cls: the first token of every sequence is CLS.
+        policy: "attention" or "distinct".
+        keep_cls: False: CLS takes no row.
     """
     T = keys.shape[0] // group
     assignment = torch.full((T,), -1, dtype=torch.int64, device=keys.device)
@@ -90,10 +94,10 @@ def select_packed(
             of_cells = reference.qk_scores(_batch_of_one(queries[cells]), own_keys, scale, has_cls, own_lse)
         else:
             of_cells = reference.attention_scores(scores[cells].unsqueeze(0), has_cls)
-        chosen = reference.keep(of_cells.unflatten(1, (-1, group)).sum(2), kept, has_cls)
+        of_tokens = of_cells.unflatten(1, (-1, group)).sum(2)
         metric = reference.head_mean(own_keys).unflatten(1, (-1, group)).mean(2)
-        row = reference.assign(metric, chosen, kept, merged)[0]
-        assignment[tokens] = torch.where(row < 0, -1, row + rows.start)
+        chosen, row = reference.decide(of_tokens, metric, kept, merged, has_cls, policy, keep_cls)
+        assignment[tokens] = torch.where(row[0] < 0, -1, row[0] + rows.start)
         indices.append(chosen[0] + tokens.start)
     return torch.cat(indices), assignment, _row_starts(cu_seqlens, k, m)
 
@@ -144,7 +148,10 @@ def zip_packed(
     group: int = 1,
     has_cls: bool = False,
     merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(tokens, indices, assignment, cu_seqlens of the rows) from packed hidden states (T, C); see `select_packed`."""
-    decision = select_packed(keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls)
+    rule = (has_cls, policy, keep_cls)
+    decision = select_packed(keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, *rule)
     return merge_packed(hidden, decision[1], cu_seqlens, k, m, merge), *decision

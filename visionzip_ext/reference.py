@@ -5,7 +5,8 @@ step: score, keep, targets, assign, merge. It takes any floating dtype (float64 
 everything else in float32) and any device, and also serves the devices that have no kernel of ours.
 
 Symbols: B images, S tokens of an image (CLS included where there is one), C channels of a token, H heads, D channels of
-a head's key, k tokens kept as they are ("dominant"), m merged tokens ("contextual"), R = S - k tokens that remain.
+a head's key, k tokens kept as they are ("dominant"), m merged tokens ("contextual"), R tokens that remain: S - k, or
+S - 1 - k where CLS takes no row.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import Tensor
 __all__ = [
     "assign",
     "attention_scores",
+    "decide",
     "head_mean",
     "keep",
+    "keep_distinct",
     "merge",
     "merge_backward",
     "qk_scores",
@@ -77,12 +80,14 @@ def head_mean(keys: Tensor) -> Tensor:
     return _widen(keys).mean(1) if keys.ndim == 4 else _widen(keys)
 
 
-def keep(scores: Tensor, k: int, has_cls: bool) -> Tensor:
+def keep(scores: Tensor, k: int, has_cls: bool, keep_cls: bool = True) -> Tensor:
     """The k tokens kept: int64 (B, k), ascending.
 
-    CLS first where there is one, then the highest scores. Equal scores: the lower index wins. NaN ranks below every
-    number.
+    CLS first where there is one, unless it takes no row, then the highest scores. Equal scores: the lower index wins.
+    NaN ranks below every number.
     """
+    if not keep_cls:
+        return keep(scores[:, 1:], k, False) + 1
     lowest, highest = float("-inf"), float("inf")
     nan = scores.isnan()
     scores = scores.masked_fill(nan, lowest)
@@ -95,15 +100,56 @@ def keep(scores: Tensor, k: int, has_cls: bool) -> Tensor:
     return order[:, :k].sort(1).values
 
 
-def _target_of_rank(rank: Tensor, remaining: int, m: int) -> Tensor:
-    """For the remaining token number `rank`: the number of the target that it is, or -1."""
-    step = max(1, remaining // m)
+def _first_best(products: Tensor, taken: Tensor) -> Tensor:
+    """Of each row (B, n), of what is not taken, the number (B,) of the highest product, or of the first NaN."""
+    number = ~(products.isnan() | taken)
+    highest = products.masked_fill(~number, float("-inf")).amax(1, keepdim=True)
+    best = torch.where(number.any(1, keepdim=True), number & (products == highest), ~taken)
+    return best.to(torch.uint8).argmax(1)
+
+
+def _unit(metric: Tensor) -> Tensor:
+    """Vectors (B, S, D) of length one; zero for one that is zero or has a channel that is infinite or NaN.
+
+    Scaled before squaring, so that the length of a very long or very short one neither overflows nor vanishes.
+    """
+    has_direction = metric.isfinite().all(-1, keepdim=True) & (metric != 0).any(-1, keepdim=True)
+    metric = torch.where(has_direction, metric, 1)
+    if metric.shape[2]:
+        metric = metric / metric.abs().amax(-1, keepdim=True)
+    return torch.where(has_direction, metric / metric.norm(dim=-1, keepdim=True), 0)
+
+
+def keep_distinct(scores: Tensor, metric: Tensor, k: int, has_cls: bool, keep_cls: bool = True) -> Tensor:
+    """The k tokens that the policy "distinct" keeps: int64 (B, k), ascending.
+
+    CLS where there is one, unless it takes no row, then patches one after another: the one of highest score * (1 - c),
+    where c is the highest cosine similarity of its `metric` (B, S, D) to that of a patch kept before, at least 0 and at
+    most 1. Equal products: the lower index wins. NaN ranks below every number.
+    """
+    B = len(scores)
+    first = 1 if has_cls else 0
+    scores, units = scores[:, first:], _unit(metric[:, first:])
+    resemblance, taken = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+    kept = [torch.zeros(B, 1 if has_cls and keep_cls else 0, dtype=torch.int64, device=scores.device)]
+    for _ in range(k - kept[0].shape[1]):
+        best = _first_best(scores * (1 - resemblance), taken).unsqueeze(1)
+        kept.append(best + first)
+        taken = taken.scatter(1, best, True)
+        unit = units.gather(1, best.unsqueeze(2).expand(B, 1, units.shape[2]))
+        resemblance = torch.maximum(resemblance, (units * unit).sum(-1)).clamp(max=1)
+    return torch.cat(kept, 1).sort(1).values
+
+
+def _target_of_rank(rank: Tensor, remaining: Tensor, m: int) -> Tensor:
+    """For the remaining token number `rank`, of so many in its image: the number of the target that it is, or -1."""
+    step = (remaining // m).clamp(min=1)
     target = rank // step
     return torch.where((rank % step == 0) & (target < m), target, -1)
 
 
-def assign(metric: Tensor, indices: Tensor, k: int, m: int) -> Tensor:
-    """Each token's output row: int64 (B, S); 0..k-1 kept, k..k+m-1 merged, -1 dropped (only for m = 0).
+def assign(metric: Tensor, indices: Tensor, k: int, m: int, keep_cls: bool = True) -> Tensor:
+    """Each token's output row: int64 (B, S); 0..k-1 kept, k..k+m-1 merged, -1 dropped (for m = 0; CLS without a row).
 
     The targets are the remaining tokens number 0, step, 2 * step, ... with step = max(1, R // m). Every other remaining
     token joins the target of highest cosine similarity of `metric` (B, S, D); equal: the lower target. A target of
@@ -116,8 +162,10 @@ def assign(metric: Tensor, indices: Tensor, k: int, m: int) -> Tensor:
     if m == 0:
         return assignment
     remains = assignment < 0
+    if not keep_cls:
+        remains[:, 0] = False
     rank = remains.cumsum(1) - 1
-    target = torch.where(remains, _target_of_rank(rank, S - k, m), -1)
+    target = torch.where(remains, _target_of_rank(rank, remains.sum(1, keepdim=True), m), -1)
     tokens_of_targets = target.masked_fill(target < 0, m).argsort(dim=1, stable=True)[:, :m]
 
     directions = metric.gather(1, tokens_of_targets.unsqueeze(-1).expand(B, m, metric.shape[2]))
@@ -140,14 +188,25 @@ def assign(metric: Tensor, indices: Tensor, k: int, m: int) -> Tensor:
     return torch.where(remains, k + joined, assignment)
 
 
+def decide(
+    scores: Tensor, metric: Tensor, k: int, m: int, has_cls: bool, policy: str, keep_cls: bool
+) -> tuple[Tensor, Tensor]:
+    """(indices, assignment) from scores (B, S) and the metric (B, S, D)."""
+    if policy == "distinct":
+        indices = keep_distinct(scores, metric, k, has_cls, keep_cls)
+    else:
+        indices = keep(scores, k, has_cls, keep_cls)
+    return indices, assign(metric, indices, k, m, keep_cls)
+
+
 def _roles(assignment: Tensor, k: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of each token (B, S): is it its row's representative, is it averaged into its row; and each row's count."""
-    B, S = assignment.shape
+    B = len(assignment)
     remains = assignment >= k
     rank = remains.cumsum(1) - 1
     represents = assignment >= 0
     if m:
-        represents = represents & (~remains | (_target_of_rank(rank, S - k, m) >= 0))
+        represents = represents & (~remains | (_target_of_rank(rank, remains.sum(1, keepdim=True), m) >= 0))
     averaged = remains & ~represents
     counts = torch.zeros(B, k + m, dtype=torch.int64, device=assignment.device)
     counts.scatter_add_(1, assignment.clamp(min=0), averaged.to(torch.int64))
@@ -192,10 +251,17 @@ def merge_backward(grad: Tensor, assignment: Tensor, k: int, m: int, merge: str 
     return out.to(grad.dtype).reshape(B, S, *grad.shape[2:]).contiguous()
 
 
-def select(keys: Tensor, attn: Tensor, k: int, m: int, has_cls: bool = True) -> tuple[Tensor, Tensor]:
+def select(
+    keys: Tensor,
+    attn: Tensor,
+    k: int,
+    m: int,
+    has_cls: bool = True,
+    policy: str = "attention",
+    keep_cls: bool = True,
+) -> tuple[Tensor, Tensor]:
     """The decision alone, from given attention: (indices, assignment)."""
-    indices = keep(attention_scores(attn, has_cls), k, has_cls)
-    return indices, assign(head_mean(keys), indices, k, m)
+    return decide(attention_scores(attn, has_cls), head_mean(keys), k, m, has_cls, policy, keep_cls)
 
 
 def select_qk(
@@ -206,17 +272,27 @@ def select_qk(
     scale: float | None = None,
     has_cls: bool = True,
     lse: Tensor | None = None,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The decision alone, from queries and keys: (indices, assignment)."""
-    indices = keep(qk_scores(queries, keys, scale, has_cls, lse), k, has_cls)
-    return indices, assign(head_mean(keys), indices, k, m)
+    scores = qk_scores(queries, keys, scale, has_cls, lse)
+    return decide(scores, head_mean(keys), k, m, has_cls, policy, keep_cls)
 
 
 def zip(
-    hidden: Tensor, keys: Tensor, attn: Tensor, k: int, m: int, has_cls: bool = True, merge: str = "residual"
+    hidden: Tensor,
+    keys: Tensor,
+    attn: Tensor,
+    k: int,
+    m: int,
+    has_cls: bool = True,
+    merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, indices, assignment) from hidden states (B, S, C), keys and given attention."""
-    indices, assignment = select(keys, attn, k, m, has_cls)
+    indices, assignment = select(keys, attn, k, m, has_cls, policy, keep_cls)
     return _merge(hidden, assignment, k, m, merge), indices, assignment
 
 
@@ -230,9 +306,11 @@ def zip_qk(
     has_cls: bool = True,
     merge: str = "residual",
     lse: Tensor | None = None,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, indices, assignment) from hidden states (B, S, C), queries and keys."""
-    indices, assignment = select_qk(queries, keys, k, m, scale, has_cls, lse)
+    indices, assignment = select_qk(queries, keys, k, m, scale, has_cls, lse, policy, keep_cls)
     return _merge(hidden, assignment, k, m, merge), indices, assignment
 
 

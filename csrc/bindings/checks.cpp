@@ -45,10 +45,13 @@ class Arguments {
   TensorInfo tensor(const char* name) { return optional_tensor(name).value_or(TensorInfo()); }
   int64_t k() const { return get<int64_t>("k"); }
   int64_t m() const { return get<int64_t>("m"); }
-  bool has_cls() const { return get<bool>("has_cls"); }
+  SelectionRule rule(const char* op) const {
+    return parse_rule(op, get<bool>("has_cls"), get<std::string>("policy"), get<bool>("keep_cls"));
+  }
   void check_merge_word(const char* op) const { parse_merge(op, get<std::string>("merge")); }
 
-  PackedInfo packed() {
+  PackedInfo packed(const char* op) {
+    const SelectionRule selection = rule(op);
     return {tensor("keys"),
             tensor("cu_seqlens"),
             get<Numbers>("k"),
@@ -59,7 +62,7 @@ class Arguments {
             optional_tensor("lse"),
             get<std::optional<int64_t>>("max_seqlen"),
             get<int64_t>("group"),
-            has_cls()};
+            selection};
   }
 
  private:
@@ -69,19 +72,24 @@ class Arguments {
 
 void zip(Arguments& a) {
   a.check_merge_word("zip");
-  check_zip(a.tensor("hidden"), a.tensor("keys"), a.tensor("attn"), a.k(), a.m(), a.has_cls());
+  const SelectionRule rule = a.rule("zip");
+  check_zip(a.tensor("hidden"), a.tensor("keys"), a.tensor("attn"), a.k(), a.m(), rule);
 }
 
 void zip_qk(Arguments& a) {
   a.check_merge_word("zip_qk");
-  check_zip_qk(a.tensor("hidden"), a.tensor("queries"), a.tensor("keys"), a.k(), a.m(), a.has_cls(),
-               a.optional_tensor("lse"));
+  const SelectionRule rule = a.rule("zip_qk");
+  check_zip_qk(a.tensor("hidden"), a.tensor("queries"), a.tensor("keys"), a.k(), a.m(), rule, a.optional_tensor("lse"));
 }
 
-void select(Arguments& a) { check_select(a.tensor("keys"), a.tensor("attn"), a.k(), a.m(), a.has_cls()); }
+void select(Arguments& a) {
+  const SelectionRule rule = a.rule("select");
+  check_select(a.tensor("keys"), a.tensor("attn"), a.k(), a.m(), rule);
+}
 
 void select_qk(Arguments& a) {
-  check_select_qk(a.tensor("queries"), a.tensor("keys"), a.k(), a.m(), a.has_cls(), a.optional_tensor("lse"));
+  const SelectionRule rule = a.rule("select_qk");
+  check_select_qk(a.tensor("queries"), a.tensor("keys"), a.k(), a.m(), rule, a.optional_tensor("lse"));
 }
 
 void merge(Arguments& a) {
@@ -96,12 +104,12 @@ void merge_backward(Arguments& a) {
 
 void zip_packed(Arguments& a) {
   a.check_merge_word("zip_packed");
-  PackedInfo info = a.packed();
+  PackedInfo info = a.packed("zip_packed");
   check_zip_packed(a.tensor("hidden"), info);
 }
 
 void select_packed(Arguments& a) {
-  PackedInfo info = a.packed();
+  PackedInfo info = a.packed("select_packed");
   check_select_packed(info);
 }
 
@@ -136,12 +144,12 @@ void check(const std::string& op, const py::dict& values) {
 
 // Of arguments that passed `check`.
 void check_values(const std::string& op, const std::vector<int32_t>& cu_seqlens, int64_t T, Numbers k, Numbers m,
-                  std::optional<int64_t> max_seqlen) {
+                  std::optional<int64_t> max_seqlen, bool keep_cls) {
   const size_t n = cu_seqlens.size() - 1;
   for (Numbers* numbers : {&k, &m}) {
     if (numbers->size() != n) numbers->assign(n, numbers->front());
   }
-  check_sequences(op.c_str(), cu_seqlens.data(), T, k, m, max_seqlen);
+  check_sequences(op.c_str(), cu_seqlens.data(), T, k, m, max_seqlen, keep_cls);
 }
 
 }  // namespace
@@ -154,7 +162,7 @@ void bind_checks(py::module_& module) {
       "is none.");
   module.def(
       "check_sequences", &check_values, py::arg("op"), py::arg("cu_seqlens"), py::arg("T"), py::arg("k"), py::arg("m"),
-      py::arg("max_seqlen"),
+      py::arg("max_seqlen"), py::arg("keep_cls") = true,
       "Likewise for the values of cu_seqlens, which only who reads them can check, of arguments that `check` let "
       "pass.");
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "checks/checks.h"
 #include "cuda/plan/forced_launch.h"
 #include "cuda/plan/thresholds.h"
 #include "cuda/plan/zip_plan.h"
@@ -42,17 +43,29 @@ void check_problem(const Problem& p) {
 }
 
 Problem describe(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
-                 bool has_cls) {
+                 const SelectionRule& rule) {
   const bool from_queries = op == "zip_qk" || op == "select_qk";
-  const Problem problem{
-      parse_operation(op), from_queries ? ScoreSource::kQueryKey : ScoreSource::kMatrix, has_cls, B, S, C, H, D, k, m};
+  const ScoreSource source = from_queries ? ScoreSource::kQueryKey : ScoreSource::kMatrix;
+  const Problem problem{.operation = parse_operation(op),
+                        .source = source,
+                        .has_cls = rule.has_cls,
+                        .B = B,
+                        .S = S,
+                        .C = C,
+                        .H = H,
+                        .D = D,
+                        .k = k,
+                        .m = m,
+                        .policy = rule.policy,
+                        .keep_cls = rule.keep_cls};
   check_problem(problem);
   return problem;
 }
 
 py::dict plan(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
-              bool has_cls, int64_t threads) {
-  const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
+              bool has_cls, int64_t threads, const std::string& policy, bool keep_cls) {
+  const SelectionRule rule = parse_rule(op.c_str(), has_cls, policy, keep_cls);
+  const Problem problem = describe(op, B, S, C, H, D, k, m, rule);
   require(threads >= 1, "threads", threads, "1 or more");
   const cpu::Plan chosen = cpu::plan_batch(problem, threads);
   py::dict out;
@@ -123,15 +136,19 @@ cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t el
           .attn_heads = H,
           .group = 1,
           .images = p.B,
-          .all_tokens = packed_tokens ? packed_tokens : p.B * p.S};
+          .all_tokens = packed_tokens ? packed_tokens : p.B * p.S,
+          .policy = p.policy,
+          .keep_cls = p.keep_cls};
 }
 
 // Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.  packed_tokens: 0, or those of all B images,
 // which are packed then; S, k and m are the most that any has.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
                    bool has_cls, int64_t packed_tokens, int32_t element_bytes, int32_t compute_capability,
-                   int32_t multiprocessors, int32_t shared_bytes, const std::map<int32_t, int32_t>& clusters) {
-  const Problem problem = describe(op, B, S, C, H, D, k, m, has_cls);
+                   int32_t multiprocessors, int32_t shared_bytes, const std::map<int32_t, int32_t>& clusters,
+                   const std::string& policy, bool keep_cls) {
+  const SelectionRule rule = parse_rule(op.c_str(), has_cls, policy, keep_cls);
+  const Problem problem = describe(op, B, S, C, H, D, k, m, rule);
   if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
   require(packed_tokens == 0 || (packed_tokens >= S && packed_tokens <= B * S), "packed_tokens", packed_tokens,
@@ -152,6 +169,7 @@ void bind_plan(py::module_& module) {
   module.def(
       "plan", &plan, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0, py::arg("H") = 1,
       py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true, py::arg("threads") = 1,
+      py::arg("policy") = "attention", py::arg("keep_cls") = true,
       "How the CPU kernels would solve a problem: the images that a thread works on alone (whole_images) and those "
       "that all threads share (shared_images), sizes of the shared parts, and memory besides the outputs in bytes. "
       "VISIONZIP_CPU_PLAN overrides the factors that it goes by, as in the operators.");
@@ -175,7 +193,7 @@ void bind_plan(py::module_& module) {
       py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
       py::arg("packed_tokens") = 0, py::arg("element_bytes") = 2, py::arg("compute_capability") = 90,
       py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
-      py::arg("clusters") = std::map<int32_t, int32_t>{},
+      py::arg("clusters") = std::map<int32_t, int32_t>{}, py::arg("policy") = "attention", py::arg("keep_cls") = true,
       "How the CUDA kernels would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
       "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "

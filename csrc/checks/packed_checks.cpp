@@ -129,10 +129,10 @@ void one_for_each(std::vector<int64_t>& numbers, int64_t n) {
 
 // What can be said of budgets without knowing where sequences begin and end.
 void check_budgets(const char* op, std::vector<int64_t>& k, std::vector<int64_t>& m, int64_t n, int64_t T,
-                   bool has_cls) {
+                   bool keeps_cls) {
   check_numbers(op, "k", k, n);
   check_numbers(op, "m", m, n);
-  if (has_cls) check_cls_is_kept(op, k, m);
+  if (keeps_cls) check_cls_is_kept(op, k, m);
   one_for_each(k, n);
   one_for_each(m, n);
   int64_t left = T;  // taken away from instead of added up: a sum could overflow
@@ -144,7 +144,7 @@ void check_budgets(const char* op, std::vector<int64_t>& k, std::vector<int64_t>
 }
 
 void check_packed(const char* op, const TensorInfo* hidden, PackedInfo& a) {
-  check_group(op, a.group, a.has_cls);
+  check_group(op, a.group, a.rule.has_cls);
   check_sources(op, a);
   check_layouts(op, hidden, a);
   check_ranks(op, hidden, a);
@@ -156,7 +156,7 @@ void check_packed(const char* op, const TensorInfo* hidden, PackedInfo& a) {
   const int64_t T = hidden ? hidden->size(0) : a.keys.size(0) / a.group;
   check_sizes(op, hidden ? Named{"hidden", *hidden} : Named{"keys", a.keys}, a, T);
   if (a.max_seqlen && *a.max_seqlen < 0) fail(op, "max_seqlen is " + number(*a.max_seqlen) + "; expected at least 0");
-  check_budgets(op, a.k, a.m, count_sequences(op, a.cu_seqlens), T, a.has_cls);
+  check_budgets(op, a.k, a.m, count_sequences(op, a.cu_seqlens), T, a.rule.has_cls && a.rule.keep_cls);
   if (a.queries) a.scale = scale_or_default(a.scale, a.queries->size(2));
 }
 
@@ -201,7 +201,7 @@ void check_merge_packed_backward(const TensorInfo& grad, const TensorInfo& assig
 }
 
 void check_sequences(const char* op, const int32_t* cu_seqlens, int64_t T, const std::vector<int64_t>& k,
-                     const std::vector<int64_t>& m, std::optional<int64_t> max_seqlen) {
+                     const std::vector<int64_t>& m, std::optional<int64_t> max_seqlen, bool keep_cls) {
   const auto n = static_cast<int64_t>(k.size());
   if (cu_seqlens[0] != 0) fail(op, "cu_seqlens[0] is " + number(cu_seqlens[0]) + "; expected 0");
   for (int64_t i = 0; i < n; i++) {
@@ -215,9 +215,10 @@ void check_sequences(const char* op, const int32_t* cu_seqlens, int64_t T, const
       fail(op, "sequence " + number(i) + " has " + number(S) +
                    " tokens; expected at most max_seqlen = " + number(*max_seqlen));
     }
-    if (kept > S || merged > S - kept) {
-      fail(op, "sequence " + number(i) + ": k = " + number(kept) + " and m = " + number(merged) +
-                   " do not fit S = " + number(S) + " tokens; expected k + m <= " + number(S));
+    const int64_t most = keep_cls || S == 0 ? S : S - 1;
+    if (kept > most || merged > most - kept) {
+      fail(op, "sequence " + number(i) + ": k = " + number(kept) + " and m = " + number(merged) + " do not fit S = " +
+                   number(S) + " tokens; expected k + m <= " + number(most) + (keep_cls ? "" : " (CLS takes no row)"));
     }
   }
   if (cu_seqlens[n] != T) {

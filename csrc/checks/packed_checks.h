@@ -21,7 +21,7 @@ struct PackedArgumentsOf {
   std::optional<AnyTensor> lse;
   std::optional<int64_t> max_seqlen;
   int64_t group;
-  bool has_cls;
+  SelectionRule rule;
 };
 
 using PackedArguments = PackedArgumentsOf<Tensor>;
@@ -37,8 +37,9 @@ void check_merge_packed(const TensorInfo& x, const TensorInfo& assignment, const
 void check_merge_packed_backward(const TensorInfo& grad, const TensorInfo& assignment, const TensorInfo& cu_seqlens,
                                  std::vector<int64_t>& k, std::vector<int64_t>& m);
 
-// The values of cu_seqlens (n + 1 numbers) rise from 0 to T, and every sequence has room for its k and m.
+// The values of cu_seqlens (n + 1 numbers) rise from 0 to T, and every sequence has room for its k and m, besides CLS
+// where that takes no row (keep_cls is false).
 void check_sequences(const char* op, const int32_t* cu_seqlens, int64_t T, const std::vector<int64_t>& k,
-                     const std::vector<int64_t>& m, std::optional<int64_t> max_seqlen);
+                     const std::vector<int64_t>& m, std::optional<int64_t> max_seqlen, bool keep_cls);
 
 }  // namespace visionzip

@@ -58,7 +58,7 @@ int32_t device_type_of(const Tensor& tensor) {
 
 PackedInfo describe(PackedArguments& a) {
   return {a.keys,  a.cu_seqlens, std::move(a.k), std::move(a.m), a.queries, a.scores,
-          a.scale, a.lse,        a.max_seqlen,   a.group,        a.has_cls};
+          a.scale, a.lse,        a.max_seqlen,   a.group,        a.rule};
 }
 
 void take_checked(PackedArguments& a, PackedInfo&& checked) {

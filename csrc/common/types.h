@@ -26,6 +26,19 @@ enum class ScoreSource : int32_t {
 
 enum class MergeMode : int32_t { kResidual = 0, kMean = 1 };
 
+// How the tokens that are kept are chosen by their scores.
+enum class SelectionPolicy : int32_t {
+  kAttention,  // the highest scores
+  kDistinct    // one after another: score times what no kept token's key resembles
+};
+
+// What an operator is told of the choice.
+struct SelectionRule {
+  bool has_cls;  // token 0 is CLS: its attention scores the others
+  SelectionPolicy policy;
+  bool keep_cls;  // false, only with has_cls: CLS is neither kept nor one of the remaining tokens
+};
+
 // The remaining tokens number 0, step, 2 * step, ... are the targets.
 VISIONZIP_HOST_DEVICE inline constexpr int64_t target_step(int64_t remaining, int64_t m) {
   return m > 0 && remaining / m > 1 ? remaining / m : 1;

@@ -43,9 +43,9 @@ FAULTS = (
         _DECISIONS,
     ),
     Fault(
-        "CLS is kept by its score alone",
-        "csrc/cpu/kernels/selection.cpp",
-        "if (has_cls) order[0] = ~uint64_t{0};",
+        "CLS is not kept",
+        "csrc/cpu/kernels/phases.cpp",
+        "if (cls) kept.push_back(0);",
         "",
         _DECISIONS,
     ),

@@ -27,7 +27,7 @@ def _checked_packed(op: str, kernel: Callable[..., Any], count_tokens: Callable[
     def checked_values(*args: Any, **kwargs: Any) -> Any:
         *tensors, cu_seqlens, k, m = args
         T = count_tokens(*tensors, kwargs.get("group", 1))
-        _C.check_sequences(op, cu_seqlens.tolist(), T, k, m, kwargs.get("max_seqlen"))
+        _C.check_sequences(op, cu_seqlens.tolist(), T, k, m, kwargs.get("max_seqlen"), kwargs.get("keep_cls", True))
         return kernel(*args, **kwargs)
 
     return _checked(op, checked_values)

@@ -43,6 +43,16 @@ struct ColumnSumTask {
   float scale;
 };
 
+// The policy "distinct" on one image.  Buffers of candidates have room for a multiple of `lanes`.
+struct DistinctTask {
+  const float* units;   // of the candidates, packed by `pack_units`
+  const float* scores;  // (candidates)
+  int64_t candidates, D, count;
+  float* resemblance;  // (candidates): to the most similar token that is kept; workspace
+  float* unit;         // (D): workspace
+  int64_t* kept;       // (count): candidates, in the order in which they are taken
+};
+
 struct AssignTask {
   const float* metric;      // (S, D)
   const float* directions;  // packed by `pack_directions`
@@ -86,7 +96,7 @@ struct MergeBackwardTask {
 struct Kernels {
   const char* name;
 
-  // A float vector's length: `pack_directions` needs m rounded up to it.
+  // A float vector's length: what is packed needs its number of rows rounded up to it.
   int64_t lanes;
 
   void (*widen)(const void* x, DType dtype, int64_t n, float* out);
@@ -100,6 +110,9 @@ struct Kernels {
   size_t (*column_sum_workspace)(int64_t S, int64_t D);  // bytes
   // Query chunks [begin, end) of kQueryChunks; chunk c's sums are written to out + (c - begin) * S.
   void (*column_sums)(const ColumnSumTask&, int64_t chunk_begin, int64_t chunk_end, float* out, void* workspace);
+  // Unit vectors of `count` rows of D channels, transposed: ceil(count / lanes) blocks of (D, lanes).
+  void (*pack_units)(const float* metric, int64_t count, int64_t D, float* units);
+  void (*keep_distinct)(const DistinctTask&);
   // Unit vectors of the targets' metrics, transposed: ceil(m / lanes) blocks of (D, lanes).
   void (*pack_directions)(const float* metric, const int64_t* targets, int64_t m, int64_t D, float* out);
   void (*assign)(const AssignTask&, int64_t begin, int64_t end);

@@ -4,6 +4,7 @@
 
 #include "cpu/kernels/assign_body.h"
 #include "cpu/kernels/column_sums_body.h"
+#include "cpu/kernels/distinct_body.h"
 #include "cpu/kernels/merge_body.h"
 #include "cpu/kernels/metric_body.h"
 #include "cpu/kernels/scores_body.h"
@@ -23,6 +24,8 @@ const Kernels table = {
     .softmax_sum = softmax_sum,
     .column_sum_workspace = column_sum_workspace,
     .column_sums = column_sums,
+    .pack_units = pack_units,
+    .keep_distinct = keep_distinct,
     .pack_directions = pack_directions,
     .assign = assign,
     .merge = merge,

@@ -173,9 +173,43 @@ const float* Select::score_tokens() const {
   return scores;
 }
 
+// `count` of the tokens from `first` on, in the order in which they are taken.
+std::vector<int64_t> Select::keep_distinct(const float* scores, int64_t first, int64_t count) const {
+  const int64_t S = image().problem.S, D = image().problem.D, candidates = S - first;
+  const int64_t padded = round_up(candidates, kernels().lanes);
+  Workspace& workspace = image().workspace;
+  std::vector<int64_t> kept(static_cast<size_t>(count));
+  DistinctTask task{};
+  float* units = workspace.units.floats(padded * D);
+  kernels().pack_units(sums_.keys.metric + first * D, candidates, D, units);
+  task.units = units;
+  task.scores = scores + first;
+  task.candidates = candidates;
+  task.D = D;
+  task.count = count;
+  task.resemblance = workspace.resemblance.floats(padded);
+  task.unit = workspace.unit.floats(D);
+  task.kept = kept.data();
+  kernels().keep_distinct(task);
+  return kept;
+}
+
+// Ascending.
+std::vector<int64_t> Select::keep_tokens(const float* scores) const {
+  const Problem& p = image().problem;
+  const int64_t first = p.has_cls ? 1 : 0, cls = p.has_cls && p.keep_cls ? 1 : 0;
+  std::vector<int64_t> kept = p.policy == SelectionPolicy::kDistinct
+                                  ? keep_distinct(scores, first, p.k - cls)
+                                  : highest_scores(scores + first, p.S - first, p.k - cls);
+  for (int64_t& token : kept) token += first;
+  if (cls) kept.push_back(0);
+  std::sort(kept.begin(), kept.end());
+  return kept;
+}
+
 void Select::run(int64_t /*begin*/, int64_t /*end*/) {
   const Problem& p = image().problem;
-  selection_ = select_by_score(score_tokens(), p.S, p.k, p.m, p.has_cls);
+  selection_ = split_tokens(keep_tokens(score_tokens()), p.S, p.m, p.keep_cls);
   write_decision();
   float* directions = image().workspace.directions.floats(round_up(p.m, kernels().lanes) * p.D);
   kernels().pack_directions(sums_.keys.metric, selection_.targets.data(), p.m, p.D, directions);
@@ -185,7 +219,11 @@ void Select::run(int64_t /*begin*/, int64_t /*end*/) {
 void Select::write_decision() const {
   const Problem& p = image().problem;
   const ImageInputs& in = image().in;
-  if (p.m == 0) std::fill_n(in.assignment, p.S, int64_t{-1});
+  if (p.m == 0) {
+    std::fill_n(in.assignment, p.S, int64_t{-1});
+  } else if (!p.keep_cls) {
+    in.assignment[0] = -1;
+  }
   for (int64_t row = 0; row < p.k; row++) {
     const int64_t token = selection_.kept[static_cast<size_t>(row)];
     in.indices[row] = in.place.first_token + token;

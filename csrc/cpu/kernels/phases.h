@@ -18,7 +18,7 @@ namespace visionzip::cpu {
 
 // Memory for one image at a time, kept for the next.
 struct Workspace {
-  Buffer metric, query, logits, head_sums, scores, token_scores, directions;
+  Buffer metric, query, logits, head_sums, scores, token_scores, units, resemblance, unit, directions;
 };
 
 struct Image {
@@ -110,6 +110,8 @@ class Select {
   const float* score_cells() const;
   const float* score_tokens() const;
   void add_up_heads(float* scores) const;
+  std::vector<int64_t> keep_tokens(const float* scores) const;
+  std::vector<int64_t> keep_distinct(const float* scores, int64_t first, int64_t count) const;
   void write_decision() const;
 
   ColumnSums sums_;

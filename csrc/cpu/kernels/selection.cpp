@@ -5,6 +5,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "common/types.h"
 
@@ -24,10 +25,10 @@ uint32_t ordered(float x) {
 // The remaining tokens, in ascending order, become targets and tokens to merge.
 class Splitter {
  public:
-  Splitter(int64_t S, int64_t k, int64_t m, Selection& selection)
-      : m_(m), step_(target_step(S - k, m)), selection_(selection) {
+  Splitter(int64_t remaining, int64_t m, Selection& selection)
+      : m_(m), step_(target_step(remaining, m)), selection_(selection) {
     selection.targets.reserve(static_cast<size_t>(m));
-    selection.merged.reserve(static_cast<size_t>(m ? S - k - m : 0));
+    selection.merged.reserve(static_cast<size_t>(m ? remaining - m : 0));
   }
 
   // Number of the target that this token is, or -1.
@@ -61,29 +62,36 @@ std::string name_of(const DecisionPlace& place, int64_t j) {
 
 }  // namespace
 
-Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, bool has_cls) {
-  std::vector<uint64_t> order(static_cast<size_t>(S));  // score above, complement of the index below: all different
-  for (int64_t j = 0; j < S; j++) {
+std::vector<int64_t> highest_scores(const float* scores, int64_t n, int64_t count) {
+  std::vector<int64_t> highest;
+  if (count == 0) return highest;
+  std::vector<uint64_t> order(static_cast<size_t>(n));  // score above, complement of the index below: all different
+  for (int64_t j = 0; j < n; j++) {
     order[static_cast<size_t>(j)] = uint64_t{ordered(scores[j])} << 32 | (0xffffffffu - static_cast<uint32_t>(j));
   }
-  if (has_cls) order[0] = ~uint64_t{0};
-  uint64_t least = ~uint64_t{0};  // the k-th highest
-  if (k > 0) {
-    std::vector<uint64_t> copy(order);
-    const auto kth = copy.begin() + (k - 1);
-    std::nth_element(copy.begin(), kth, copy.end(), std::greater<>());
-    least = *kth;
+  std::vector<uint64_t> copy(order);
+  const auto last = copy.begin() + (count - 1);
+  std::nth_element(copy.begin(), last, copy.end(), std::greater<>());
+  highest.reserve(static_cast<size_t>(count));
+  for (int64_t j = 0; j < n; j++) {
+    if (order[static_cast<size_t>(j)] >= *last) highest.push_back(j);
   }
+  return highest;
+}
+
+Selection split_tokens(std::vector<int64_t> kept, int64_t S, int64_t m, bool keep_cls) {
   Selection selection;
-  selection.kept.reserve(static_cast<size_t>(k));
-  Splitter split(S, k, m, selection);
-  for (int64_t j = 0; j < S; j++) {
-    if (k > 0 && order[static_cast<size_t>(j)] >= least) {
-      selection.kept.push_back(j);
+  const int64_t first = keep_cls ? 0 : 1;
+  Splitter split(S - first - static_cast<int64_t>(kept.size()), m, selection);
+  auto next = kept.begin();
+  for (int64_t j = first; j < S; j++) {
+    if (next != kept.end() && *next == j) {
+      ++next;
     } else {
       split.add(j);
     }
   }
+  selection.kept = std::move(kept);
   return selection;
 }
 
@@ -94,8 +102,10 @@ Selection read_decision(const DecisionPlace& place, const int64_t* assignment, i
   };
   Selection selection;
   selection.kept.assign(static_cast<size_t>(k), -1);
-  Splitter split(S, k, m, selection);
-  for (int64_t j = 0; j < S; j++) {
+  const int64_t first = m > 0 && S > 0 && assignment[0] == -1 ? 1 : 0;  // CLS, where it takes no row
+  if (k + m > S - first) fail(name_of(place, 0) + " is -1");
+  Splitter split(S - first - k, m, selection);
+  for (int64_t j = first; j < S; j++) {
     const int64_t given = assignment[j];
     const bool is_row = given >= place.first_row && given < place.first_row + k + m;
     const int64_t row = is_row ? given - place.first_row : -1;

@@ -12,9 +12,11 @@ struct Selection {
   std::vector<int64_t> merged;   // the other tokens, ascending; none for m = 0
 };
 
-// The k highest of S scores (with CLS: token 0, then the highest of the rest).  Equal: the lower index; NaN below every
-// number.
-Selection select_by_score(const float* scores, int64_t S, int64_t k, int64_t m, bool has_cls);
+// The numbers of the `count` highest of n scores, ascending.  Equal: the lower number; NaN below every number.
+std::vector<int64_t> highest_scores(const float* scores, int64_t n, int64_t count);
+
+// kept: ascending.  keep_cls: false where token 0 is CLS and takes no row.
+Selection split_tokens(std::vector<int64_t> kept, int64_t S, int64_t m, bool keep_cls);
 
 // Which decision it is, for the words of an error, and what its numbers are counted from.
 struct DecisionPlace {
@@ -24,7 +26,8 @@ struct DecisionPlace {
   int64_t first_token = 0, first_row = 0;  // and this one's tokens and output rows begin here
 };
 
-// Reads the selection back from a decision.  Throws std::runtime_error where `assignment` (S) is none.
+// Reads the selection back from a decision; with m > 0, -1 at token 0 says that CLS takes no row.  Throws
+// std::runtime_error where `assignment` (S) is none.
 Selection read_decision(const DecisionPlace& place, const int64_t* assignment, int64_t S, int64_t k, int64_t m);
 
 }  // namespace visionzip::cpu

@@ -32,6 +32,7 @@ constexpr int kLanes = 4;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));
+typedef double DoubleVec __attribute__((vector_size(kLanes * 8)));
 typedef uint16_t HalfBitVec __attribute__((vector_size(kLanes * 2)));
 
 struct Half {

@@ -128,6 +128,7 @@ double work_of(const Problem& p) {
   const Factors by = factors();
   const double heads = number(p.H) * number(p.D);
   work += cells * heads + S * number(p.D) * number(p.m) * by.assign_work;
+  if (p.policy == SelectionPolicy::kDistinct) work += number(p.k) * S * number(p.D) * by.assign_work;
   if (sums_columns(p)) work += cells * cells * heads * by.column_work;
   return work;
 }
@@ -141,6 +142,8 @@ Plan plan_batch(const Problem& p, int64_t threads) {
 
   const bool mean_of_logits = sums_columns(p);
   const int64_t metric = decides(p.operation) ? p.S * p.D * 4 : 0;
+  const bool distinct = decides(p.operation) && p.policy == SelectionPolicy::kDistinct;
+  const int64_t units = distinct ? round_up(p.S, 16) * (p.D + 1) * 4 : 0;
   const int64_t logits = decides(p.operation) && p.source == ScoreSource::kQueryKey && p.has_cls ? p.H * p.S * 4 : 0;
   const int64_t head_sums = mean_of_logits ? p.H * plan.shared.query_chunks * p.S * 4 : 0;
   // For one head at a time: its keys, packed, and a tile of logits (at most 12 rows); and its sums.
@@ -149,8 +152,9 @@ Plan plan_batch(const Problem& p, int64_t threads) {
   const int64_t chunk_sums = mean_of_logits ? kQueryChunks * p.S * 4 : 0;
   const int64_t sums = p.m * std::max(plan.whole.whole_channels, plan.shared.shared_channels) * 4;
   const int64_t images = plan.whole_images ? threads : plan.shared_images;
-  plan.largest_temporary_bytes = std::max({metric, logits, head_sums, tile, sums});
-  plan.workspace_bytes = images * (metric + logits + head_sums + p.S * 4) + threads * (tile + chunk_sums + sums);
+  plan.largest_temporary_bytes = std::max({metric, units, logits, head_sums, tile, sums});
+  plan.workspace_bytes =
+      images * (metric + units + logits + head_sums + p.S * 4) + threads * (tile + chunk_sums + sums);
   return plan;
 }
 

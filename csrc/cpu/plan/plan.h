@@ -24,6 +24,8 @@ struct Problem {
   bool has_cls;
   int64_t B, S, C, H, D, k, m;  // C: not for kSelect; H, D: not for kMerge
   int64_t group = 1;            // cells of the encoder, each with a key and a score, that make one of the S tokens
+  SelectionPolicy policy = SelectionPolicy::kAttention;
+  bool keep_cls = true;  // false, only with has_cls: CLS is neither kept nor one of the remaining tokens
 };
 
 // What plans go by: matters of measurement.  `python -m benchmarks.tune` measures them.

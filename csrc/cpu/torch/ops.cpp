@@ -36,13 +36,15 @@ struct Call {
 // Image b's part of a tensor of images.
 const void* part_of(const Tensor& x, int64_t b) { return element_of(x, b * x.stride(0)); }
 
-Call describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
+Call describe_keys(const Tensor& keys, int64_t k, int64_t m, const SelectionRule& rule) {
   const bool has_heads = keys.dim() == 4;
   const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
   Call call{unit_stride(keys), new_tensor({B, k}, ScalarType::Long), new_tensor({B, S}, ScalarType::Long)};
   CallInputs& in = call.inputs;
   in.problem.operation = Operation::kSelect;
-  in.problem.has_cls = has_cls;
+  in.problem.has_cls = rule.has_cls;
+  in.problem.policy = rule.policy;
+  in.problem.keep_cls = rule.keep_cls;
   in.problem.B = B;
   in.problem.H = has_heads ? keys.size(1) : 1;
   in.problem.D = keys.size(keys.dim() - 1);
@@ -64,8 +66,8 @@ Call describe_keys(const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
   return call;
 }
 
-Call describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  Call call = describe_keys(keys, k, m, has_cls);
+Call describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, const SelectionRule& rule) {
+  Call call = describe_keys(keys, k, m, rule);
   const Tensor& a = call.attn.emplace(unit_stride(attn));
   const int64_t rank = attn.dim();
   call.inputs.problem.source = rank == 2 ? ScoreSource::kScores : rank == 3 ? ScoreSource::kRows : ScoreSource::kMatrix;
@@ -74,14 +76,14 @@ Call describe(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool
   rows.head_stride = rank > 2 ? a.stride(1) : 0;
   rows.row_stride = rank == 4 ? a.stride(2) : 0;
   rows.heads = rank > 2 ? a.size(1) : 1;
-  rows.rows = rank == 4 && !has_cls ? a.size(2) : 1;
+  rows.rows = rank == 4 && !rule.has_cls ? a.size(2) : 1;
   for (size_t b = 0; b < call.images.size(); b++) call.images[b].attn = part_of(a, static_cast<int64_t>(b));
   return call;
 }
 
-Call describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale, bool has_cls,
-                 const std::optional<Tensor>& lse) {
-  Call call = describe_keys(in_common_dtype(keys, queries), k, m, has_cls);
+Call describe_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
+                 const SelectionRule& rule, const std::optional<Tensor>& lse) {
+  Call call = describe_keys(in_common_dtype(keys, queries), k, m, rule);
   call.inputs.problem.source = ScoreSource::kQueryKey;
   const Tensor& q = call.queries.emplace(in_common_dtype(queries, keys));
   call.inputs.query_head_stride = q.stride(1);
@@ -124,30 +126,35 @@ Decision run_select(Call&& call) {
 }
 
 ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,
-              const std::string& merge) {
+              const std::string& merge, const std::string& policy, bool keep_cls) {
   const MergeMode mode = parse_merge("zip", merge);
-  check_zip(hidden, keys, attn, k, m, has_cls);
-  return run_zip(describe(keys, attn, k, m, has_cls), hidden, k + m, mode);
+  const SelectionRule rule = parse_rule("zip", has_cls, policy, keep_cls);
+  check_zip(hidden, keys, attn, k, m, rule);
+  return run_zip(describe(keys, attn, k, m, rule), hidden, k + m, mode);
 }
 
 ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m,
-                 std::optional<double> scale, bool has_cls, const std::string& merge,
-                 const std::optional<Tensor>& lse) {
+                 std::optional<double> scale, bool has_cls, const std::string& merge, const std::optional<Tensor>& lse,
+                 const std::string& policy, bool keep_cls) {
   const MergeMode mode = parse_merge("zip_qk", merge);
-  check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
-  return run_zip(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse), hidden,
-                 k + m, mode);
+  const SelectionRule rule = parse_rule("zip_qk", has_cls, policy, keep_cls);
+  check_zip_qk(hidden, queries, keys, k, m, rule, lse);
+  return run_zip(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), rule, lse), hidden, k + m,
+                 mode);
 }
 
-Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  check_select(keys, attn, k, m, has_cls);
-  return run_select(describe(keys, attn, k, m, has_cls));
+Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls, const std::string& policy,
+                bool keep_cls) {
+  const SelectionRule rule = parse_rule("select", has_cls, policy, keep_cls);
+  check_select(keys, attn, k, m, rule);
+  return run_select(describe(keys, attn, k, m, rule));
 }
 
 Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, std::optional<double> scale,
-                   bool has_cls, const std::optional<Tensor>& lse) {
-  check_select_qk(queries, keys, k, m, has_cls, lse);
-  return run_select(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse));
+                   bool has_cls, const std::optional<Tensor>& lse, const std::string& policy, bool keep_cls) {
+  const SelectionRule rule = parse_rule("select_qk", has_cls, policy, keep_cls);
+  check_select_qk(queries, keys, k, m, rule, lse);
+  return run_select(describe_qk(queries, keys, k, m, scale_or_default(scale, queries.size(3)), rule, lse));
 }
 
 Tensor merge(const Tensor& x, const Tensor& assignment, int64_t k, int64_t m, const std::string& merge) {

@@ -40,10 +40,10 @@ struct Places {
 };
 
 Places place_sequences(const char* op, const Tensor& cu_seqlens, int64_t T, const Numbers& k, const Numbers& m,
-                       std::optional<int64_t> max_seqlen) {
+                       std::optional<int64_t> max_seqlen, bool keep_cls = true) {
   const Tensor contiguous = torch::stable::contiguous(cu_seqlens);
   const auto* starts = contiguous.const_data_ptr<int32_t>();
-  check_sequences(op, starts, T, k, m, max_seqlen);
+  check_sequences(op, starts, T, k, m, max_seqlen, keep_cls);
   Places places;
   places.sequences.reserve(k.size());
   for (size_t i = 0; i < k.size(); i++) {
@@ -90,7 +90,7 @@ void take_scores(Call& call, const PackedArguments& a) {
 
 Call describe(const char* op, const PackedArguments& a) {
   const int64_t T = a.keys.size(0) / a.group;
-  Places places = place_sequences(op, a.cu_seqlens, T, a.k, a.m, a.max_seqlen);
+  Places places = place_sequences(op, a.cu_seqlens, T, a.k, a.m, a.max_seqlen, a.rule.keep_cls);
   Call call{a.queries ? in_common_dtype(a.keys, *a.queries) : unit_stride(a.keys),
             new_tensor({places.kept}, ScalarType::Long), new_tensor({T}, ScalarType::Long), row_starts_of(places)};
   call.places = std::move(places);
@@ -102,7 +102,9 @@ Call describe(const char* op, const PackedArguments& a) {
   }
   const bool has_heads = a.keys.dim() == 3;
   in.problem.operation = Operation::kSelect;
-  in.problem.has_cls = a.has_cls;
+  in.problem.has_cls = a.rule.has_cls;
+  in.problem.policy = a.rule.policy;
+  in.problem.keep_cls = a.rule.keep_cls;
   in.problem.group = a.group;
   in.problem.H = has_heads ? a.keys.size(1) : 1;
   in.problem.D = a.keys.size(a.keys.dim() - 1);
@@ -164,10 +166,11 @@ void describe_merge(CallInputs& inputs, const Tensor& flat, MergeMode mode) {
 ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_seqlens, const Numbers& k,
                      const Numbers& m, const OptionalTensor& queries, const OptionalTensor& scores,
                      std::optional<double> scale, const OptionalTensor& lse, std::optional<int64_t> max_seqlen,
-                     int64_t group, bool has_cls, const std::string& merge) {
+                     int64_t group, bool has_cls, const std::string& merge, const std::string& policy, bool keep_cls) {
   const char* op = "zip_packed";
   const MergeMode mode = parse_merge(op, merge);
-  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls};
+  const SelectionRule rule = parse_rule(op, has_cls, policy, keep_cls);
+  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, rule};
   check_zip_packed(hidden, arguments);
   Call call = describe(op, arguments);
   const Tensor flat = unit_stride(hidden);
@@ -180,9 +183,11 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
 
 Decision select_packed(const Tensor& keys, const Tensor& cu_seqlens, const Numbers& k, const Numbers& m,
                        const OptionalTensor& queries, const OptionalTensor& scores, std::optional<double> scale,
-                       const OptionalTensor& lse, std::optional<int64_t> max_seqlen, int64_t group, bool has_cls) {
+                       const OptionalTensor& lse, std::optional<int64_t> max_seqlen, int64_t group, bool has_cls,
+                       const std::string& policy, bool keep_cls) {
   const char* op = "select_packed";
-  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls};
+  const SelectionRule rule = parse_rule(op, has_cls, policy, keep_cls);
+  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, rule};
   check_select_packed(arguments);
   const Call call = describe(op, arguments);
   execute_packed(call.inputs, describe_images(op, call, nullptr, nullptr));

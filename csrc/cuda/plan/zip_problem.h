@@ -22,6 +22,8 @@ struct ZipProblem {
   int32_t group;       // cells, rows of keys and scores, to a token; 1 unless images are packed
   int64_t images;
   int64_t all_tokens;  // of all images
+  SelectionPolicy policy = SelectionPolicy::kAttention;
+  bool keep_cls = true;  // false, only with has_cls: CLS is neither kept nor one of the remaining tokens
 
   bool operator==(const ZipProblem&) const = default;
 };

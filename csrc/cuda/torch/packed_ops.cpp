@@ -92,7 +92,9 @@ ZipProblem describe_problem(const PackedArguments& a, const Tensor& keys, const 
   ZipProblem problem{};
   problem.dtype = dtype_of(keys);
   problem.source = a.queries ? ScoreSource::kQueryKey : ScoreSource::kScores;
-  problem.has_cls = a.has_cls;
+  problem.has_cls = a.rule.has_cls;
+  problem.policy = a.rule.policy;
+  problem.keep_cls = a.rule.keep_cls;
   problem.has_lse = a.queries && a.lse;
   problem.packed = true;
   problem.scale = static_cast<float>(a.scale.value_or(0));
@@ -197,10 +199,11 @@ Tensor merge_placed(const char* op, const Tensor& x, const Tensor& assignment, c
 ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_seqlens, const Numbers& k,
                      const Numbers& m, const OptionalTensor& queries, const OptionalTensor& scores,
                      std::optional<double> scale, const OptionalTensor& lse, std::optional<int64_t> max_seqlen,
-                     int64_t group, bool has_cls, const std::string& merge) {
+                     int64_t group, bool has_cls, const std::string& merge, const std::string& policy, bool keep_cls) {
   const char* op = "zip_packed";
   const MergeMode mode = parse_merge(op, merge);
-  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls};
+  const SelectionRule rule = parse_rule(op, has_cls, policy, keep_cls);
+  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, rule};
   check_zip_packed(hidden, arguments);
   const int32_t device = device_of(keys);
   const DeviceGuard guard(device);
@@ -221,12 +224,15 @@ ZipResult zip_packed(const Tensor& hidden, const Tensor& keys, const Tensor& cu_
 
 Decision select_packed(const Tensor& keys, const Tensor& cu_seqlens, const Numbers& k, const Numbers& m,
                        const OptionalTensor& queries, const OptionalTensor& scores, std::optional<double> scale,
-                       const OptionalTensor& lse, std::optional<int64_t> max_seqlen, int64_t group, bool has_cls) {
-  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, has_cls};
+                       const OptionalTensor& lse, std::optional<int64_t> max_seqlen, int64_t group, bool has_cls,
+                       const std::string& policy, bool keep_cls) {
+  const char* op = "select_packed";
+  const SelectionRule rule = parse_rule(op, has_cls, policy, keep_cls);
+  PackedArguments arguments{keys, cu_seqlens, k, m, queries, scores, scale, lse, max_seqlen, group, rule};
   check_select_packed(arguments);
   const int32_t device = device_of(keys);
   const DeviceGuard guard(device);
-  return decide(describe("select_packed", std::move(arguments)), device);
+  return decide(describe(op, std::move(arguments)), device);
 }
 
 Tensor place_and_merge(const char* op, const Tensor& x, const Tensor& assignment, const Tensor& cu_seqlens,

@@ -27,12 +27,14 @@ using Decision = std::tuple<Tensor, Tensor>;
 using ZipResult = std::tuple<Tensor, Tensor, Tensor>;
 
 // The keys' part, and where the decision goes.
-ZipCall describe_keys(const char* op, const Tensor& keys, int64_t k, int64_t m, bool has_cls) {
+ZipCall describe_keys(const char* op, const Tensor& keys, int64_t k, int64_t m, const SelectionRule& rule) {
   const int64_t B = keys.size(0), S = keys.size(keys.dim() - 2);
   const bool has_heads = keys.dim() == 4;
   ZipProblem problem{};
   problem.dtype = dtype_of(keys);
-  problem.has_cls = has_cls;
+  problem.has_cls = rule.has_cls;
+  problem.policy = rule.policy;
+  problem.keep_cls = rule.keep_cls;
   problem.images = B;
   problem.all_tokens = B * S;
   problem.S = static_cast<int32_t>(S);
@@ -54,8 +56,9 @@ ZipCall describe_keys(const char* op, const Tensor& keys, int64_t k, int64_t m, 
   return {op, problem, tensors, keys, {}, {}, {}, indices, assignment};
 }
 
-ZipCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  ZipCall call = describe_keys(op, unit_stride(keys), k, m, has_cls);
+ZipCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m,
+                 const SelectionRule& rule) {
+  ZipCall call = describe_keys(op, unit_stride(keys), k, m, rule);
   const Tensor& a = call.attn.emplace(unit_stride(attn));
   constexpr ScoreSource kByDimensions[] = {ScoreSource::kScores, ScoreSource::kRows, ScoreSource::kMatrix};
   call.problem.source = kByDimensions[a.dim() - 2];
@@ -69,8 +72,8 @@ ZipCall describe(const char* op, const Tensor& keys, const Tensor& attn, int64_t
 }
 
 ZipCall describe_qk(const char* op, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, double scale,
-                    bool has_cls, const std::optional<Tensor>& lse) {
-  ZipCall call = describe_keys(op, in_common_dtype(keys, queries), k, m, has_cls);
+                    const SelectionRule& rule, const std::optional<Tensor>& lse) {
+  ZipCall call = describe_keys(op, in_common_dtype(keys, queries), k, m, rule);
   const Tensor& q = call.queries.emplace(in_common_dtype(queries, keys));
   call.problem.source = ScoreSource::kQueryKey;
   call.problem.attn_heads = call.problem.H;
@@ -118,31 +121,35 @@ ZipResult run_zip(const ZipCall& call, const Tensor& hidden, MergeMode mode) {
 }
 
 ZipResult zip(const Tensor& hidden, const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls,
-              const std::string& merge) {
+              const std::string& merge, const std::string& policy, bool keep_cls) {
   const MergeMode mode = parse_merge("zip", merge);
-  check_zip(hidden, keys, attn, k, m, has_cls);
-  return run_zip(describe("zip", keys, attn, k, m, has_cls), hidden, mode);
+  const SelectionRule rule = parse_rule("zip", has_cls, policy, keep_cls);
+  check_zip(hidden, keys, attn, k, m, rule);
+  return run_zip(describe("zip", keys, attn, k, m, rule), hidden, mode);
 }
 
 ZipResult zip_qk(const Tensor& hidden, const Tensor& queries, const Tensor& keys, int64_t k, int64_t m,
-                 std::optional<double> scale, bool has_cls, const std::string& merge,
-                 const std::optional<Tensor>& lse) {
+                 std::optional<double> scale, bool has_cls, const std::string& merge, const std::optional<Tensor>& lse,
+                 const std::string& policy, bool keep_cls) {
   const MergeMode mode = parse_merge("zip_qk", merge);
-  check_zip_qk(hidden, queries, keys, k, m, has_cls, lse);
-  return run_zip(describe_qk("zip_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse),
+  const SelectionRule rule = parse_rule("zip_qk", has_cls, policy, keep_cls);
+  check_zip_qk(hidden, queries, keys, k, m, rule, lse);
+  return run_zip(describe_qk("zip_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), rule, lse),
                  hidden, mode);
 }
 
-Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls) {
-  check_select(keys, attn, k, m, has_cls);
-  return run_select(describe("select", keys, attn, k, m, has_cls));
+Decision select(const Tensor& keys, const Tensor& attn, int64_t k, int64_t m, bool has_cls, const std::string& policy,
+                bool keep_cls) {
+  const SelectionRule rule = parse_rule("select", has_cls, policy, keep_cls);
+  check_select(keys, attn, k, m, rule);
+  return run_select(describe("select", keys, attn, k, m, rule));
 }
 
 Decision select_qk(const Tensor& queries, const Tensor& keys, int64_t k, int64_t m, std::optional<double> scale,
-                   bool has_cls, const std::optional<Tensor>& lse) {
-  check_select_qk(queries, keys, k, m, has_cls, lse);
-  return run_select(
-      describe_qk("select_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), has_cls, lse));
+                   bool has_cls, const std::optional<Tensor>& lse, const std::string& policy, bool keep_cls) {
+  const SelectionRule rule = parse_rule("select_qk", has_cls, policy, keep_cls);
+  check_select_qk(queries, keys, k, m, rule, lse);
+  return run_select(describe_qk("select_qk", queries, keys, k, m, scale_or_default(scale, queries.size(3)), rule, lse));
 }
 
 }  // namespace
