@@ -83,7 +83,9 @@ CallInputs inputs_of(const Call& c) {
                 .H = c.H,
                 .D = c.D,
                 .k = c.k,
-                .m = c.m};
+                .m = c.m,
+                .policy = static_cast<SelectionPolicy>(c.policy),
+                .keep_cls = c.keep_cls != 0};
   in.keys = {nullptr, static_cast<DType>(c.key_dtype), c.S * c.D, c.D, c.H, c.D};
   const bool matrix = in.problem.source == ScoreSource::kMatrix, scores = in.problem.source == ScoreSource::kScores;
   in.attn.dtype = static_cast<DType>(c.attention_dtype);

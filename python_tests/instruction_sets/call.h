@@ -12,7 +12,8 @@ enum class Op : int64_t { kZip, kSelect, kMerge, kMergeBackward };
 struct Call {
   char instruction_set[16];  // whose kernels are to compute it
   Op op;
-  int64_t source, has_cls;  // ScoreSource
+  int64_t source, has_cls;   // ScoreSource
+  int64_t policy, keep_cls;  // SelectionPolicy
   int64_t B, S, C, H, D, k, m;
   int64_t mode;                               // MergeMode
   int64_t key_dtype, attention_dtype, dtype;  // DType; the last: of x

@@ -51,6 +51,10 @@ SHAPES = (
     Shape(B=2, S=45, C=1, H=3, D=1, k=5, m=4),
     Shape(B=2, S=45, C=3, H=2, D=0, k=5, m=4),
     Shape(B=2, S=30, C=7, H=1, D=16, k=10, m=20, has_cls=False),  # nothing to merge
+    Shape(B=2, S=150, C=9, H=2, D=33, k=20, m=0, policy="distinct"),
+    Shape(B=2, S=70, C=9, H=3, D=16, k=12, m=5, has_cls=False, policy="distinct"),
+    Shape(B=2, S=41, C=9, H=2, D=72, k=12, m=5, policy="distinct", keep_cls=False),
+    Shape(B=2, S=30, C=9, H=1, D=8, k=6, m=0, keep_cls=False),
 )
 
 

@@ -34,8 +34,9 @@ _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # csrc/common
 _SOURCES = {2: 0, 3: 1, 4: 2}  # by the rank of attn
 _QUERY_KEY = 3
 _MODES = {"residual": 0, "mean": 1}
+_POLICIES = {"attention": 0, "distinct": 1}
 _OPS = {"zip": 0, "select": 1, "merge": 2, "merge_backward": 3}  # instruction_sets/call.h
-_HEAD = struct.Struct("16s 14q d 8q")
+_HEAD = struct.Struct("16s 16q d 8q")
 _TENSORS = ("keys", "queries", "lse", "attn", "x", "indices", "assignment", "out")  # the order in call.h
 _ALIGNMENT = 64
 
@@ -133,6 +134,8 @@ class DriverOps:
         scale: float = 0.0,
         lse: Tensor | None = None,
         merge: str = "residual",
+        policy: str = "attention",
+        keep_cls: bool = True,
     ) -> Results:
         keys, attn, x = (tensors.get(name) for name in ("keys", "attn", "x"))
         if keys is None:
@@ -154,7 +157,23 @@ class DriverOps:
         dtypes = [0 if tensor is None else _DTYPES[tensor.dtype] for tensor in (keys, attn, x)]
         head = _HEAD.pack(
             self._instruction_set.encode(),
-            *(_OPS[op], source, has_cls, B, S, C, H, D, k, m, _MODES[merge], *dtypes, scale),
+            *(
+                _OPS[op],
+                source,
+                has_cls,
+                _POLICIES[policy],
+                keep_cls,
+                B,
+                S,
+                C,
+                H,
+                D,
+                k,
+                m,
+                _MODES[merge],
+                *dtypes,
+                scale,
+            ),
             *(offsets.get(name, 0) for name in _TENSORS),
         )
         result = self._execute(block.bytes(head))

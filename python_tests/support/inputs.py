@@ -40,10 +40,18 @@ class Shape:
     k: int
     m: int
     has_cls: bool = True
+    policy: str = "attention"
+    keep_cls: bool = True
 
     def __str__(self) -> str:
         sizes = f"B{self.B}-S{self.S}-C{self.C}-H{self.H}-D{self.D}-k{self.k}-m{self.m}"
-        return sizes if self.has_cls else f"{sizes}-nocls"
+        policy = "" if self.policy == "attention" else f"-{self.policy}"
+        return f"{sizes}{'' if self.has_cls else '-nocls'}{policy}{'' if self.keep_cls else '-dropcls'}"
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The keyword-only arguments that say how tokens are chosen."""
+        return {"has_cls": self.has_cls, "policy": self.policy, "keep_cls": self.keep_cls}
 
 
 SMALL = Shape(B=3, S=41, C=20, H=3, D=16, k=7, m=5)
@@ -219,7 +227,7 @@ def random_call(
         tensors["keys"] = random_keys(rng, shape, of_keys, keys)
         tensors["attn"] = random_attention(rng, shape, of_attn, attn)
     if op not in CARRYING:
-        options["has_cls"] = shape.has_cls
+        options |= shape.rule
     if op not in DECIDING:
         options["merge"] = merge
     return Call(op, tensors, shape.k, shape.m, options)
@@ -243,6 +251,9 @@ def nearly_tied(call: Call) -> Call:
 
 def random_assignment(rng: torch.Generator, shape: Shape) -> Tensor:
     """A random decision (B, S): any k tokens kept, CLS among them, and any target for each token to merge."""
+    if not shape.keep_cls:
+        patches = random_assignment(rng, replace(shape, S=shape.S - 1, has_cls=False, keep_cls=True))
+        return torch.cat([torch.full((shape.B, 1), -1), patches], 1)
     scores = torch.rand(shape.B, shape.S, generator=rng)
     if shape.has_cls:
         scores[:, 0] = 2

@@ -106,14 +106,93 @@ def check_indices_exactly(indices: Tensor, scores: Tensor, has_cls: bool) -> Non
     assert indices.tolist() == expected
 
 
+def check_choice(indices: Tensor, scores: Estimate, keys: Tensor, call: Call) -> None:
+    """`indices` are those of the call's policy, whether or not CLS takes a row."""
+    k, has_cls = call.k, call.has_cls
+    if not call.options.get("keep_cls", True):
+        indices, keys, has_cls = indices - 1, keys[..., 1:, :], False
+        scores = Estimate(scores.value[:, 1:], scores.slack[:, 1:])
+    if call.options.get("policy", "attention") == "attention":
+        check_indices(indices, scores, k, has_cls)
+    else:
+        _check_distinct(indices, scores, keys, k, has_cls)
+
+
+def _check_distinct(indices: Tensor, scores: Estimate, keys: Tensor, k: int, has_cls: bool) -> None:
+    """`indices` (B, k) are k tokens, ascending, CLS first, that the policy "distinct" may keep."""
+    assert indices.dtype == torch.int64
+    assert indices.shape == (len(scores.value), k)
+    assert (indices.diff(dim=1) > 0).all(), "indices are not ascending"
+    if has_cls:
+        assert (indices[:, 0] == 0).all(), "CLS is not kept first"
+    first = 1 if has_cls else 0
+    for b, kept in enumerate(indices[:, first:] - first):
+        own = Estimate(scores.value[b, first:], scores.slack[b, first:])
+        heads = keys[b] if keys.ndim == 4 else keys[b].unsqueeze(0)
+        assert _is_distinct(kept.tolist(), own, heads[:, first:]), f"image {b}: no order of steps keeps these"
+
+
+def _is_distinct(kept: list[int], scores: Estimate, keys: Tensor) -> bool:
+    """Whether the policy "distinct" may keep these patches (of keys (H, n, D)), in some order of steps.
+
+    Steps are tried that keep one of them, and that rounding allows. What is kept determines the state, so that every
+    set of kept patches is looked at once.
+    """
+    usable = keys.double().isfinite().all(-1).all(0)[:, None]
+    near = similarity(*[torch.where(usable, keys.double(), 0)] * 2)
+    lowest, highest = ((near.value + sign * near.slack.nan_to_num(nan=2)).clamp(0, 1) for sign in (-1, 1))
+    zero = (keys == 0).all(-1).all(0) | ~usable.squeeze(1)
+    for c in (lowest, highest):
+        c[zero], c[:, zero] = 0, 0
+    wanted = torch.zeros(len(scores.value), dtype=torch.bool)
+    wanted[kept] = True
+    most_states = 20_000
+    seen: set[frozenset[int]] = set()
+    states = [(frozenset[int](), lowest.new_zeros(len(wanted)), lowest.new_zeros(len(wanted)))]
+    while states and len(seen) < most_states:
+        taken, c_low, c_high = states.pop()
+        if len(taken) == len(kept):
+            return True
+        if taken in seen:
+            continue
+        seen.add(taken)
+        for v in _next_steps(taken, scores, c_low, c_high, wanted):
+            c = torch.maximum(c_low, lowest[:, v]), torch.maximum(c_high, highest[:, v])
+            states.append((taken | {v}, *c))
+    return False
+
+
+def _next_steps(taken: frozenset[int], scores: Estimate, c_low: Tensor, c_high: Tensor, wanted: Tensor) -> list[int]:
+    """Of the wanted candidates those that may have the highest product s * (1 - c), the likeliest last."""
+    slack = torch.where(scores.value.isfinite(), scores.slack, 0)
+    corners = torch.stack([(scores.value + sign * slack) * (1 - c) for sign in (-1, 1) for c in (c_low, c_high)])
+    rounding = torch.where(c_high > 0, 3 * U32 * scores.value.abs() + 2.0**-149, 0)
+    # What is infinite becomes a NaN once c reaches 1: a corner is one then.  NaN below minus infinity, as numbers:
+    ranks = corners.nan_to_num(nan=-2e300, posinf=1e300, neginf=-1e300)
+    rounding = torch.where(scores.value.isfinite(), rounding, 0)
+    low, high = ranks.amin(0) - rounding, ranks.amax(0) + rounding
+    order = torch.arange(len(low))
+    is_open = torch.ones(len(low), dtype=torch.bool)
+    is_open[list(taken)] = False
+    best = low[is_open].max()
+    first_best = order[is_open & (low == best)][0]
+    # Another's least must not be above one's most; of those whose products are exactly equal the first is the one.
+    possible = wanted & is_open & ((high > best) | ((high == best) & (order <= first_best)))
+    steps = possible.nonzero().flatten()
+    return steps[(low + high)[steps].argsort(stable=True)].tolist()
+
+
 def target_ranks(remaining: int, m: int) -> list[int]:
     """Which of the remaining tokens are targets."""
     step = max(1, remaining // m)
     return [t * step for t in range(m)]
 
 
-def check_assignment(assignment: Tensor, indices: Tensor, keys: Tensor, k: int, m: int) -> None:
+def check_assignment(assignment: Tensor, indices: Tensor, keys: Tensor, k: int, m: int, keep_cls: bool = True) -> None:
     """`assignment` (B, S) agrees with `indices`, targets stand where they must, and every token joins its nearest."""
+    if not keep_cls:
+        assert (assignment[:, 0] == -1).all(), "CLS has a row"
+        assignment, indices, keys = assignment[:, 1:], indices - 1, keys[..., 1:, :]
     B, S = assignment.shape
     assert assignment.dtype == torch.int64
     for b in range(B):
@@ -186,7 +265,7 @@ def _rows(assignment: Tensor, k: int, m: int) -> list[tuple[int | None, list[int
     """One image's output rows: the token that it is, and the tokens that are averaged into it."""
     rows: list[tuple[int | None, list[int]]] = [(None, [])] * (k + m)
     image = assignment.tolist()
-    rest = [s for s, row in enumerate(image) if not 0 <= row < k]
+    rest = [s for s, row in enumerate(image) if row >= k]
     targets = [rest[rank] for rank in target_ranks(len(rest), m)] if m else []
     for row in range(k + m):
         representative = image.index(row) if row < k else targets[row - k]
@@ -251,8 +330,8 @@ def check(call: Call, results: tuple[Tensor, ...]) -> None:
         checks(results[0], x, call.tensors["assignment"], call.k, call.m, call.options["merge"])
         return
     indices, assignment = results[-2:]
-    check_indices(indices, score(call), call.k, call.has_cls)
-    check_assignment(assignment, indices, call.tensors["keys"], call.k, call.m)
+    check_choice(indices, score(call), call.tensors["keys"], call)
+    check_assignment(assignment, indices, call.tensors["keys"], call.k, call.m, call.options.get("keep_cls", True))
     if "hidden" in call.tensors:
         merge = call.options["merge"]
         check_merge(results[0], call.tensors["hidden"], assignment, call.k, call.m, merge)

@@ -36,10 +36,14 @@ class Mix:
     D: int = 16
     group: int = 1
     has_cls: bool = False
+    policy: str = "attention"
+    keep_cls: bool = True
 
     def __str__(self) -> str:
         lengths = "-".join(map(str, self.lengths)) if len(self.lengths) < 8 else f"{len(self.lengths)}images"
-        return f"{lengths or 'none'}-g{self.group}-H{self.H}-D{self.D}-C{self.C}{'-cls' if self.has_cls else ''}"
+        cls = "" if not self.has_cls else "-cls" if self.keep_cls else "-dropcls"
+        policy = "" if self.policy == "attention" else f"-{self.policy}"
+        return f"{lengths or 'none'}-g{self.group}-H{self.H}-D{self.D}-C{self.C}{cls}{policy}"
 
     @property
     def T(self) -> int:
@@ -118,7 +122,7 @@ def random_packed_assignment(rng: torch.Generator, mix: Mix) -> Tensor:
     for S, k, m in zip(mix.lengths, mix.k, mix.m, strict=True):
         own = torch.full((S,), -1)
         if k + m:
-            shape = Shape(B=1, S=S, C=1, H=1, D=1, k=k, m=m, has_cls=mix.has_cls)
+            shape = Shape(B=1, S=S, C=1, H=1, D=1, k=k, m=m, has_cls=mix.has_cls, keep_cls=mix.keep_cls)
             own = random_assignment(rng, shape)[0]
         parts.append(torch.where(own < 0, -1, own + row))
         row += k + m
@@ -152,7 +156,7 @@ def random_packed_call(
             tensors["hidden"] = normal(rng, mix.T, mix.C, dtype=of_hidden)
             options["merge"] = merge
         tensors["keys"] = normal(rng, cells, mix.H, mix.D, dtype=of_keys)
-        options |= {"has_cls": mix.has_cls, "group": mix.group}
+        options |= {"has_cls": mix.has_cls, "policy": mix.policy, "keep_cls": mix.keep_cls, "group": mix.group}
         if bounded:
             options["max_seqlen"] = max(mix.lengths, default=0)
         if source != "scores":
@@ -259,9 +263,9 @@ def _check_grouped(call: PackedCall, i: int, results: tuple[Tensor, ...]) -> Non
     value, slack = (x.unflatten(1, (-1, group)) for x in (of_cells.value, of_cells.slack))
     scores = oracle.Estimate(value.sum(-1), slack.sum(-1) + group * oracle.U32 * value.abs().sum(-1))
     *tokens, indices, assignment = results
-    oracle.check_indices(indices, scores, single.k, single.has_cls)
     keys = single.tensors["keys"] if single.tensors["keys"].ndim == 4 else single.tensors["keys"].unsqueeze(1)
     keys = keys.unflatten(2, (-1, group)).movedim(3, 1).flatten(1, 2)
+    oracle.check_choice(indices, scores, keys, single)
     oracle.check_assignment(assignment, indices, keys, single.k, single.m)
     for x in tokens:
         merge = call.options["merge"]

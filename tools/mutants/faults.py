@@ -26,6 +26,7 @@ class Fault(NamedTuple):
 _TIES = ("python_tests/operators/test_ties.py",)
 _DECISIONS = ("python_tests/operators/test_ties.py", "python_tests/operators/test_decisions.py")
 _MERGE = ("python_tests/operators/test_merge.py",)
+_POLICY = ("python_tests/operators/test_policy.py",)
 
 FAULTS = (
     Fault(
@@ -48,6 +49,27 @@ FAULTS = (
         "if (cls) kept.push_back(0);",
         "",
         _DECISIONS,
+    ),
+    Fault(
+        "a candidate is taken again",
+        "csrc/cpu/kernels/distinct_body.h",
+        "max(similarity[i], load(resemblance))",
+        "max(load(resemblance), similarity[i])",
+        _POLICY,
+    ),
+    Fault(
+        "keys are compared by their products, not by their directions",
+        "csrc/cpu/kernels/distinct_body.h",
+        "1 / __builtin_sqrt(inverse[i])",
+        "1",
+        _POLICY,
+    ),
+    Fault(
+        "a CLS without a row moves the targets",
+        "csrc/cpu/kernels/selection.cpp",
+        "Splitter split(S - first - static_cast<int64_t>(kept.size())",
+        "Splitter split(S - static_cast<int64_t>(kept.size())",
+        _POLICY,
     ),
     Fault(
         "targets stand too close",
