@@ -33,6 +33,7 @@ class Case:
     dtype: torch.dtype
     has_cls: bool = True
     merge: str = "residual"
+    policy: str = "attention"
     lengths: tuple[int, ...] = ()
     group: int = 1
 
@@ -40,7 +41,8 @@ class Case:
     def name(self) -> str:
         """Unique and stable: results of two runs are matched by it."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.op}/{self.model}/B{self.B}/k{self.k}-m{self.m}/{dtype}"
+        policy = "" if self.policy == "attention" else f"/{self.policy}"
+        return f"{self.op}/{self.model}/B{self.B}/k{self.k}-m{self.m}/{dtype}{policy}"
 
     @property
     def scale(self) -> float:
@@ -134,6 +136,9 @@ def cpu_cases() -> list[Case]:
     cases = [
         Case(op="zip", B=B, k=k, m=m, dtype=dtype, **CLIP) for B in BATCHES for dtype in DTYPES for k, m in BUDGETS
     ]
+    cases += [
+        Case(op="zip", B=B, k=54, m=0, dtype=dtype, policy="distinct", **CLIP) for B in BATCHES for dtype in DTYPES
+    ]
     for op in ("zip_qk", "merge"):
         cases += [Case(op=op, B=B, k=54, m=10, dtype=dtype, **CLIP) for B in BATCHES for dtype in DTYPES]
     cases += [Case(op="zip_qk", B=B, k=54, m=10, dtype=dtype, **SIGLIP) for B in (1, 5) for dtype in DTYPES]
@@ -185,6 +190,7 @@ def quick_cases() -> list[Case]:
     return [
         *(Case("tiny", op, **tiny, dtype=dtype) for op in ("zip", "zip_qk", "merge") for dtype in DTYPES),
         Case("tiny-mean", "zip_qk", **tiny, dtype=torch.float32, has_cls=False),
+        Case("tiny", "zip", **tiny, dtype=torch.float32, policy="distinct"),
         Case(**{**PACKED, **tiny_packed}, dtype=torch.float32),
     ]
 

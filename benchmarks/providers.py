@@ -26,12 +26,13 @@ Provider = Callable[[Case, Inputs], Call]
 def ours(case: Case, inputs: Inputs) -> Tensor:
     """This library's operator."""
     ops, options = torch.ops.visionzip, {"has_cls": case.has_cls, "merge": case.merge}
+    if case.op == "merge":
+        return ops.merge(inputs["hidden"], inputs["assignment"], case.k, case.m, merge=case.merge)
+    options["policy"] = case.policy
     if case.op == "zip_packed":
         tensors = [inputs[name] for name in ("hidden", "keys", "cu_seqlens")]
         options |= {"queries": inputs["queries"], "scale": case.scale, "lse": inputs.get("lse")}
         return ops.zip_packed(*tensors, *case.budgets, group=case.group, max_seqlen=case.S, **options)[0]
-    if case.op == "merge":
-        return ops.merge(inputs["hidden"], inputs["assignment"], case.k, case.m, merge=case.merge)
     if case.op == "zip_qk":
         hidden, queries, keys = inputs["hidden"], inputs["queries"], inputs["keys"]
         options |= {"scale": case.scale, "lse": inputs.get("lse")}
@@ -206,6 +207,8 @@ def all_providers(device: str = "cpu") -> dict[str, Provider]:
 
 def is_for(name: str, case: Case, device: str = "cpu") -> bool:
     """Whether a provider is measured on a case."""
+    if case.policy != "attention" and name not in (*OURS, *YARDSTICKS):
+        return False  # PyTorch's forms keep the highest scores
     if name.startswith("compiled") and case.lengths:
         return False  # a graph of all images, each of its own size: minutes to compile, and nobody would
     return case.needs_all_queries or name not in FOR_ALL_QUERIES

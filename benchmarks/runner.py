@@ -108,15 +108,16 @@ def float64_tokens(case: Case, inputs: Inputs) -> Tensor:
     if case.op == "zip_packed":
         tensors = (wide["hidden"], wide["keys"], wide["cu_seqlens"])
         options = {"queries": wide["queries"], "scale": case.scale, "group": case.group, "merge": case.merge}
+        options["policy"] = case.policy
         return packed_reference.zip_packed(*tensors, *case.budgets, **options)[0].unsqueeze(0)
     if case.op == "merge":
         return reference.merge(wide["hidden"], wide["assignment"], *rest, case.merge)
     if case.op == "zip_qk":
         tensors = (wide["hidden"], wide["queries"], wide["keys"])
-        return reference.zip_qk(*tensors, *rest, case.scale, case.has_cls, case.merge)[0]
+        return reference.zip_qk(*tensors, *rest, case.scale, case.has_cls, case.merge, policy=case.policy)[0]
     # Of attention with CLS only its row counts; the float64 copy of all would be large.
     attn = inputs["attn"][:, :, 0] if case.has_cls else inputs["attn"]
-    return reference.zip(wide["hidden"], wide["keys"], attn.double(), *rest, case.has_cls, case.merge)[0]
+    return reference.zip(wide["hidden"], wide["keys"], attn.double(), *rest, case.has_cls, case.merge, case.policy)[0]
 
 
 def _share_right(case: Case, call: Call, expected: Tensor) -> float:

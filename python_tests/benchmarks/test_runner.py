@@ -56,7 +56,9 @@ def test_names_are_unique():
 def test_the_promised_cases_are_there():
     promised = {(B, dtype, *budget) for B in BATCHES for dtype in DTYPES for budget in BUDGETS}
     clip = [case for case in cpu_cases() if case.op == "zip"]
-    assert {(case.B, case.dtype, case.k, case.m) for case in clip} == promised
+    assert {(case.B, case.dtype, case.k, case.m) for case in clip if case.policy == "attention"} == promised
+    distinct = {(case.B, case.dtype, case.k, case.m) for case in clip if case.policy == "distinct"}
+    assert distinct == {(B, dtype, 54, 0) for B in BATCHES for dtype in DTYPES}
     assert {(case.S, case.C, case.H, case.D) for case in clip} == {(577, 1024, 16, 64)}
     assert any(not case.has_cls for case in cpu_cases())
 

@@ -14,7 +14,14 @@ from support.features import RUNNABLE
 from visionzip_ext import _C
 
 HERE = Path(__file__).resolve().parent
-FILES = ("test_decisions.py", "test_extreme_values.py", "test_ties.py", "test_merge.py", "test_properties.py")
+FILES = (
+    "test_decisions.py",
+    "test_extreme_values.py",
+    "test_ties.py",
+    "test_merge.py",
+    "test_policy.py",
+    "test_properties.py",
+)
 CHOSEN = "cpu and (every or any or length)"  # of these files: the arithmetic, in every shape
 VARIABLE = "VISIONZIP_CPU_ISA"
 

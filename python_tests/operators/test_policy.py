@@ -183,6 +183,15 @@ def test_a_keys_length_does_not_matter(backend, rng):
         assert keep(backend, scores, keys.round() * length, 12) == keep(backend, scores, keys.round(), 12)
 
 
+def test_no_product_falls_below_zero_by_rounding(backend, rng):
+    """c is at most 1, though a unit key times itself may come out above: a kept one's twin is worth no less than 0."""
+    keys = normal(rng, 64, 3, 33)
+    keys[:, 1] = keys[:, 0]
+    scores = torch.tensor([2.0, 1.0, 0.0]).expand(64, 3)
+    call = Call("select", {"keys": keys, "attn": scores}, 2, 0, {"has_cls": False, "policy": "distinct"})
+    assert call.on(backend)[0].tolist() == [[0, 1]] * 64
+
+
 # --- ties, NaN, infinities, zero -------------------------------------------------------------------------------------
 
 
@@ -200,6 +209,12 @@ def test_minus_zero_ties_with_zero(backend):
     scores = torch.tensor([-1.0, -0.0, 0.0, -0.0, 0.0, -2.0])
     for k, expected in ((1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (5, [0, 1, 2, 3, 4])):
         assert keep(backend, scores, torch.eye(6), k) == expected
+
+
+def test_a_negative_score_of_which_nothing_is_left_ties_with_zero(backend):
+    """Times zero it is -0."""
+    keys = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert keep(backend, torch.tensor([3.0, -1.0, 0.0]), keys, 2) == [0, 1]
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["+nan", "-nan"])

@@ -21,7 +21,7 @@ static inline void transpose_block(const float* rows, int64_t count, int64_t D, 
 }
 
 // Lengths in double: a float's square neither overflows nor vanishes there.  What has no direction, being zero or not
-// finite, comes out as NaN, and becomes zero.
+// finite, gets a NaN, and with it every similarity to it.
 static inline void scale_to_units(float* block, int64_t D) {
   DoubleVec inverse = {};
   for (int64_t d = 0; d < D; d++) {
@@ -31,8 +31,7 @@ static inline void scale_to_units(float* block, int64_t D) {
   for (int i = 0; i < kLanes; i++) inverse[i] = 1 / __builtin_sqrt(inverse[i]);
   for (int64_t d = 0; d < D; d++) {
     const DoubleVec x = __builtin_convertvector(load(block + d * kLanes), DoubleVec);
-    const Vec unit = __builtin_convertvector(x * inverse, Vec);
-    store(block + d * kLanes, choose(unit == unit, unit, Vec{}));
+    store(block + d * kLanes, __builtin_convertvector(x * inverse, Vec));
   }
 }
 
@@ -88,7 +87,8 @@ static inline void resemble(const DistinctTask& task, const float* taken, int64_
   }
   for (int i = 0; i < kCount; i++) {
     float* resemblance = task.resemblance + first + i * kLanes;
-    // In this order of operands a NaN, which says that the candidate is taken, stays one.
+    // In this order of operands a similarity of NaN counts as none, and a resemblance of NaN, which says that the
+    // candidate is taken, stays one.
     store(resemblance, min(broadcast(1.f), max(similarity[i], load(resemblance))));
     take_leaders(task, first + i * kLanes, leaders);
   }
