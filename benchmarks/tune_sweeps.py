@@ -91,7 +91,6 @@ def cuda_sweeps() -> list[Sweep]:
 
 FACTORS = {
     "least_tokens": (8, 16, 32, 64, 128),
-    "sum_kilobytes": (64, 128, 256, 512, 1024),
     "head_rounds": (1, 4, 8, 16),
     "most_above_mean": (1.02, 1.05, 1.15, 1.3, 1.6),
     "assign_work": (0.03125, 0.0625, 0.125, 0.25, 0.5),
@@ -105,13 +104,10 @@ def cpu_sweeps() -> list[Sweep]:
     f32 = {"dtype": torch.float32}
     llava = [Case(op="zip", B=1, **AT_64, **dtype, **CLIP) for dtype in (f32, BF16)]
     uneven = [Case(op="zip", B=5, **AT_64, **dtype, **CLIP) for dtype in (f32, BF16)]
-    merges = [Case(op="merge", B=B, k=108, m=20, **dtype, **CLIP) for B in (1, 8) for dtype in (f32, BF16)]
-    many_targets = Case(op="merge", B=2, k=192, m=96, **f32, **CLIP)
     siglip = [Case(op="zip_qk", B=1, **AT_64, **dtype, **SIGLIP) for dtype in (f32, BF16)]
     packed = [Case(**PACKED, **f32)]
     depends = {
         "least_tokens": [*llava, *uneven],
-        "sum_kilobytes": [*merges, many_targets],
         "head_rounds": siglip,
         "most_above_mean": packed,
         "assign_work": packed,
@@ -128,7 +124,7 @@ def quick_sweeps(device: str, cases: list[Case]) -> list[Sweep]:
     """The same on tiny problems, to try the tuner itself."""
     if device == "cuda":  # where merge has no plan
         return [Sweep("quick", case, ("team=2", "select=ranks")) for case in cases if case.op != "merge"]
-    return [Sweep("quick", case, ("sum_kilobytes=64", "least_tokens=8")) for case in cases]
+    return [Sweep("quick", case, ("head_rounds=1", "least_tokens=8")) for case in cases]
 
 
 def all_sweeps(device: str) -> list[Sweep]:

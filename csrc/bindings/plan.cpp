@@ -178,7 +178,6 @@ void bind_plan(py::module_& module) {
       [] {
         const cpu::Factors by = cpu::factors();
         return std::map<std::string, double>{{"least_tokens", static_cast<double>(by.least_tokens)},
-                                             {"sum_kilobytes", static_cast<double>(by.sum_kilobytes)},
                                              {"head_rounds", static_cast<double>(by.head_rounds)},
                                              {"most_above_mean", by.most_above_mean},
                                              {"assign_work", by.assign_work},

@@ -73,7 +73,7 @@ def test_each_factor_is_swept_around_the_codes():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("tile=1", 'VISIONZIP_CPU_PLAN has the key "tile"; expected least_tokens, sum_kilobytes'),
+        ("tile=1", 'VISIONZIP_CPU_PLAN has the key "tile"; expected least_tokens, head_rounds'),
         ("least_tokens=0", 'VISIONZIP_CPU_PLAN has least_tokens="0"; expected 1 to 1048576'),
         ("most_above_mean=0.9", 'most_above_mean="0.9"; expected a number from 1 to 1000'),
         ("column_work=nan", 'column_work="nan"; expected a number from 0 to 1000'),
@@ -89,8 +89,8 @@ def test_what_is_no_factor_is_refused(monkeypatch, value, message):
 
 
 def test_no_factor_changes_a_bit():
-    """least_tokens shares short images, sum_kilobytes divides channels, the rest divides packed images."""
-    plans = ("least_tokens=1", "sum_kilobytes=1", "head_rounds=1000", "most_above_mean=1", "column_work=0")
+    """least_tokens shares short images, head_rounds divides queries, the rest divides packed images."""
+    plans = ("least_tokens=1", "head_rounds=1000", "most_above_mean=1", "column_work=0")
     for case in (replace(case, B=3) if not case.lengths else case for case in quick_cases()):
         inputs = case.inputs(torch.device("cpu"), 0)
         expected = under(VARIABLES["cpu"], DEFAULT)(case, inputs)()
@@ -100,8 +100,8 @@ def test_no_factor_changes_a_bit():
 
 def test_a_plan_is_taken_for_its_call_alone(monkeypatch):
     monkeypatch.setenv("VISIONZIP_CPU_PLAN", "least_tokens=5")
-    with overridden("VISIONZIP_CPU_PLAN", "sum_kilobytes=64"):
-        assert _C.cpu_factors()["sum_kilobytes"] == 64
+    with overridden("VISIONZIP_CPU_PLAN", "head_rounds=64"):
+        assert _C.cpu_factors()["head_rounds"] == 64
         assert _C.cpu_factors()["least_tokens"] != 5
     assert os.environ["VISIONZIP_CPU_PLAN"] == "least_tokens=5"
 

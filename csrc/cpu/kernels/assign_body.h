@@ -32,22 +32,11 @@ struct Nearest {
 
 // The lanes' first best, if it is above the best so far.
 static inline void take_best(Vec similarity, int64_t first_target, Nearest& nearest) {
-  const Vec numbers = choose(similarity == similarity, similarity, broadcast(-kInfinity));
-  float lane[kLanes];
-  memcpy(lane, &numbers, sizeof lane);
-  float best = lane[0];
-  for (int i = 1; i < kLanes; i++) best = lane[i] > best ? lane[i] : best;
+  const float best = max_number(similarity);
   if (nearest.target >= 0 && !(best > nearest.similarity)) return;
-  // Compared with the original: -inf is a number, the NaN that it replaces here is none.
-  const IntVec equal = similarity == broadcast(best);
-  int32_t is_best[kLanes];
-  memcpy(is_best, &equal, sizeof is_best);
-  for (int i = 0; i < kLanes; i++) {
-    if (is_best[i]) {
-      nearest = {best, first_target + i};
-      return;
-    }
-  }
+  // Compared with the original: -inf is a number, the NaN that it replaces in `best` is none.
+  const int lane = first_lane(similarity == broadcast(best));
+  if (lane < kLanes) nearest = {best, first_target + lane};
 }
 
 template <int kCount>

@@ -76,11 +76,9 @@ struct MergeTask {
   const int64_t* kept;     // (k): the token of each kept row
   const int64_t* targets;  // (m): the token of each target
   RowShare rows;
-  const int64_t* tokens;  // (merged): the tokens to merge into the share's targets, ascending
+  const int64_t* tokens;  // (merged): the tokens to merge into the share's targets, by target, ascending for each
   int64_t merged;
-  const int64_t* assignment;  // (S): output rows,
-  int64_t first_row;          // counted from here
-  const int64_t* counts;      // (m): tokens merged into each target
+  const int64_t* counts;  // (m): tokens merged into each target
 };
 
 // The adjoint of a merge.
@@ -116,8 +114,8 @@ struct Kernels {
   // Unit vectors of the targets' metrics, transposed: ceil(m / lanes) blocks of (D, lanes).
   void (*pack_directions)(const float* metric, const int64_t* targets, int64_t m, int64_t D, float* out);
   void (*assign)(const AssignTask&, int64_t begin, int64_t end);
-  // Channels [begin, end); sums: (targets of the share) * (end - begin) floats of workspace.
-  void (*merge)(const MergeTask&, int64_t begin, int64_t end, float* sums);
+  // Channels [begin, end); sum: end - begin floats of workspace.
+  void (*merge)(const MergeTask&, int64_t begin, int64_t end, float* sum);
   void (*merge_backward)(const MergeBackwardTask&, int64_t token_begin, int64_t token_end);
 };
 

@@ -1,6 +1,7 @@
 #include "cpu/kernels/phases.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "common/rounding.h"
 
@@ -260,7 +261,8 @@ Merge::Merge(Decision&& decision)
     : decision_(std::move(decision)),
       counts_(static_cast<size_t>(image().problem.m)),
       slice_channels_(image().plan.whole_channels) {
-  for (const int64_t token : decision_.selection.merged) counts_[static_cast<size_t>(target_of(token))]++;
+  for (const int64_t token : decision_.selection.merged) counts_[target_of(token)]++;
+  sort_by_target();
   shares_ = share_rows(counts_, image().problem.k, image().plan.row_shares);
   if (shares_.empty()) {
     shares_ = share_rows(counts_, image().problem.k, 1);
@@ -269,18 +271,18 @@ Merge::Merge(Decision&& decision)
 }
 
 // The target that a token is merged into.
-int64_t Merge::target_of(int64_t token) const {
-  return decision_.assignment[token] - image().in.place.first_row - image().problem.k;
+size_t Merge::target_of(int64_t token) const {
+  return static_cast<size_t>(decision_.assignment[token] - image().in.place.first_row - image().problem.k);
 }
 
-std::vector<int64_t> Merge::tokens_of(const RowShare& rows) const {
-  std::vector<int64_t> tokens;
-  tokens.reserve(decision_.selection.merged.size());
+void Merge::sort_by_target() {
+  first_of_.resize(counts_.size() + 1);
+  std::partial_sum(counts_.begin(), counts_.end(), first_of_.begin() + 1);
+  by_target_.resize(decision_.selection.merged.size());
+  std::vector<int64_t> next(first_of_);
   for (const int64_t token : decision_.selection.merged) {
-    const int64_t target = target_of(token);
-    if (target >= rows.target_begin && target < rows.target_end) tokens.push_back(token);
+    by_target_[static_cast<size_t>(next[target_of(token)]++)] = token;
   }
-  return tokens;
 }
 
 void Merge::run(int64_t begin, int64_t end) const {
@@ -297,18 +299,15 @@ void Merge::run(int64_t begin, int64_t end) const {
   task.mode = call.mode;
   task.kept = decision_.selection.kept.data();
   task.targets = decision_.selection.targets.data();
-  task.assignment = decision_.assignment;
-  task.first_row = image().in.place.first_row;
   task.counts = counts_.data();
-  Buffer sums;
+  Buffer sum;
   for (int64_t unit = begin; unit < end; unit++) {
     task.rows = shares_[static_cast<size_t>(unit / slices())];
-    const std::vector<int64_t> tokens = tokens_of(task.rows);
-    task.tokens = tokens.data();
-    task.merged = static_cast<int64_t>(tokens.size());
+    const int64_t first = first_of_[static_cast<size_t>(task.rows.target_begin)];
+    task.tokens = by_target_.data() + first;
+    task.merged = first_of_[static_cast<size_t>(task.rows.target_end)] - first;
     const int64_t channel = unit % slices() * slice_channels_, last = std::min(channel + slice_channels_, p.C);
-    kernels().merge(task, channel, last,
-                    sums.floats((task.rows.target_end - task.rows.target_begin) * slice_channels_));
+    kernels().merge(task, channel, last, sum.floats(slice_channels_));
   }
 }
 

@@ -172,12 +172,14 @@ class Merge {
  private:
   const Image& image() const { return decision_.image; }
   int64_t slices() const { return (image().problem.C + slice_channels_ - 1) / slice_channels_; }
-  int64_t target_of(int64_t token) const;
-  std::vector<int64_t> tokens_of(const RowShare& rows) const;
+  size_t target_of(int64_t token) const;
+  void sort_by_target();
 
   Decision decision_;
-  std::vector<int64_t> counts_;   // (m): tokens merged into each target
-  std::vector<RowShare> shares_;  // of all output rows
+  std::vector<int64_t> counts_;     // (m): tokens merged into each target
+  std::vector<int64_t> by_target_;  // the tokens to merge, by target, ascending for each
+  std::vector<int64_t> first_of_;   // (m + 1): where each target's begin there
+  std::vector<RowShare> shares_;    // of all output rows
   int64_t slice_channels_;
 };
 

@@ -66,9 +66,18 @@ static inline HalfBitVec load_half_bits(const void* p) {
   return v;
 }
 
-static inline Vec load(const BFloat16* p) {
-  return from_bits(__builtin_convertvector(load_half_bits(p), BitVec) << 16);
+// One instruction; what GCC 12 makes of a conversion to 16 lanes is five.
+static inline BitVec widen_bits(HalfBitVec h) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<BitVec>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(h)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<BitVec>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(h)));
+#else
+  return __builtin_convertvector(h, BitVec);
+#endif
 }
+
+static inline Vec load(const BFloat16* p) { return from_bits(widen_bits(load_half_bits(p)) << 16); }
 
 #if defined(__AVX512F__)
 static inline Vec widen_half(HalfBitVec h) {
@@ -217,12 +226,70 @@ static inline float sum_lanes(Vec v) {
   return lane[0];
 }
 #endif
+
+// Of each pair of parts that the groups of kGroup lanes have, the first (kSecond = 0) or the second; those of a, then
+// b's.
+template <int kGroup, int kSecond, int... kLane>
+static inline Vec half_groups(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+  constexpr int kHalf = kGroup / 2;
+  constexpr auto from = [](int lane) { return lane / kHalf * kGroup + lane % kHalf + kSecond * kHalf; };
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, from(kLane)...);
+#else
+  return __builtin_shuffle(a, b, IntVec{from(kLane)...});
+#endif
+}
+
+// Lane i: sum_lanes(v[i]), by the same tree.
+template <int kGroup = kLanes>
+static inline Vec sum_lanes_of_each(Vec (&v)[kGroup]) {
+  constexpr std::make_integer_sequence<int, kLanes> all_lanes{};
+  Vec halves[kGroup / 2];
+  for (int i = 0; i < kGroup / 2; i++) {
+    halves[i] = half_groups<kGroup, 0>(v[2 * i], v[2 * i + 1], all_lanes) +
+                half_groups<kGroup, 1>(v[2 * i], v[2 * i + 1], all_lanes);
+  }
+  if constexpr (kGroup == 2) {
+    return halves[0];
+  } else {
+    return sum_lanes_of_each<kGroup / 2>(halves);
+  }
+}
+
 static inline float max_lanes(Vec v) {  // NaN where there is one
   float lane[kLanes];
   memcpy(lane, &v, sizeof lane);
   float most = lane[0];
   for (int i = 1; i < kLanes; i++) most = lane[i] > most || lane[i] != lane[i] ? lane[i] : most;
   return most;
+}
+
+// The largest lane that is a number; -inf where there is none.
+static inline float max_number(Vec v) {
+  const Vec numbers = choose(v == v, v, broadcast(-kInfinity));
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(numbers));
+#else
+  float lane[kLanes];
+  memcpy(lane, &numbers, sizeof lane);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; i++) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  }
+  return lane[0];
+#endif
+}
+
+// The first lane that is set, or kLanes.
+static inline int first_lane(IntVec mask) {
+#if defined(__AVX512F__)
+  const unsigned set = _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  const unsigned set = static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#else
+  unsigned set = 0;
+  for (int i = 0; i < kLanes; i++) set |= (static_cast<unsigned>(mask[i]) & 1u) << i;
+#endif
+  return set ? __builtin_ctz(set) : kLanes;
 }
 
 constexpr float kLog2E = 1.44269504088896341f;

@@ -43,8 +43,6 @@ double ratio(const std::string& key, const std::string& value, double least) {
 void set(Factors& factors, const std::string& key, const std::string& value) {
   if (key == "least_tokens") {
     factors.least_tokens = count(key, value);
-  } else if (key == "sum_kilobytes") {
-    factors.sum_kilobytes = count(key, value);
   } else if (key == "head_rounds") {
     factors.head_rounds = count(key, value);
   } else if (key == "most_above_mean") {
@@ -54,8 +52,7 @@ void set(Factors& factors, const std::string& key, const std::string& value) {
   } else if (key == "column_work") {
     factors.column_work = ratio(key, value, 0);
   } else {
-    unknown_key(kVariable, key,
-                "least_tokens, sum_kilobytes, head_rounds, most_above_mean, assign_work or column_work");
+    unknown_key(kVariable, key, "least_tokens, head_rounds, most_above_mean, assign_work or column_work");
   }
 }
 
@@ -73,12 +70,10 @@ ImagePlan plan_image(const Problem& p, int64_t sharing, int64_t threads) {
   const Factors by = factors();
   ImagePlan plan{};
   plan.least_tokens = by.least_tokens;
-
-  // Whole rows, which are read fastest, as long as the sums stay in the second-level cache.
-  constexpr int64_t kLeastChannels = 64;
-  const int64_t fitting = (by.sum_kilobytes << 10) / (4 * std::max<int64_t>(p.m, 1)) / kLeastChannels * kLeastChannels;
+  // Whole rows, which are read fastest; of the widest, as much as leaves their sum in the second-level cache.
+  constexpr int64_t kLeastChannels = 64, kMostChannels = 1 << 14;
   const auto channels = [&](int64_t wanted) {
-    return std::max(kLeastChannels, std::min(fitting, round_up(wanted, kLeastChannels)));
+    return std::clamp(round_up(wanted, kLeastChannels), kLeastChannels, kMostChannels);
   };
   plan.whole_channels = channels(p.C);
   plan.shared_channels = channels(ceil_divide(p.C * sharing, threads));
@@ -150,7 +145,7 @@ Plan plan_batch(const Problem& p, int64_t threads) {
   const int64_t packed = round_up(p.S, 32);
   const int64_t tile = mean_of_logits ? (packed * p.D + 12 * (packed + p.D)) * 4 : 0;
   const int64_t chunk_sums = mean_of_logits ? kQueryChunks * p.S * 4 : 0;
-  const int64_t sums = p.m * std::max(plan.whole.whole_channels, plan.shared.shared_channels) * 4;
+  const int64_t sums = std::max(plan.whole.whole_channels, plan.shared.shared_channels) * 4;
   const int64_t images = plan.whole_images ? threads : plan.shared_images;
   plan.largest_temporary_bytes = std::max({metric, units, logits, head_sums, tile, sums});
   plan.workspace_bytes =

@@ -31,7 +31,6 @@ struct Problem {
 // What plans go by: matters of measurement.  `python -m benchmarks.tune` measures them.
 struct Factors {
   int64_t least_tokens = 32;      // that are worth a thread
-  int64_t sum_kilobytes = 256;    // of a merge's sums at a time: they are to stay in the second-level cache
   int64_t head_rounds = 4;        // with fewer heads for a thread, column sums are shared by chunks of queries, too
   double most_above_mean = 1.15;  // one thread may take so much longer than their mean over packed images
   double assign_work = 0.125;     // of a multiplication in similarities and in column sums, which run from the cache,
@@ -44,7 +43,7 @@ Factors factors();
 
 struct ImagePlan {
   int64_t least_tokens;     // that are worth a thread
-  int64_t whole_channels;   // channels that are merged at a time by a thread that works on a whole image
+  int64_t whole_channels;   // channels that are merged at a time
   int64_t row_shares;       // threads that share an image share its output rows, in so many parts,
   int64_t shared_channels;  // or, where the parts would differ much, so many channels at a time
   int64_t query_chunks;     // column sums are shared by (head, chunk of queries); 1: by heads alone
