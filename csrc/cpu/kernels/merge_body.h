@@ -10,14 +10,8 @@ namespace visionzip::cpu::VISIONZIP_ISA {
 using namespace visionzip::VISIONZIP_ISA;
 
 // While rows are read, those of so many later are fetched: a processor's own prefetching stops at each page, that is at
-// each row or two.  Into the second-level cache, which has more fetches under way than the first.
+// each row or two.
 constexpr int64_t kRowsAhead = 4;
-constexpr int64_t kCacheLine = 64;
-
-template <class T>
-static inline void fetch(const T* element) {
-  __builtin_prefetch(element, 0, 2);
-}
 
 // Rows that are added to a sum together, so that the sum is loaded and stored once for all of them.
 constexpr int kRowsAtOnce = 4;
@@ -25,7 +19,8 @@ constexpr int kRowsAtOnce = 4;
 // sum += x[0], then x[1] and so on; `ahead`: the rows to fetch.
 template <int kRows, class T>
 static inline void add_rows_at(const T* const (&x)[kRows], const T* const (&ahead)[kRows], float* sum, int64_t n) {
-  constexpr int64_t kElements = kCacheLine / sizeof(T), kStep = kElements > kLanes ? kElements : kLanes;
+  constexpr int64_t kElements = kCacheLine / static_cast<int64_t>(sizeof(T)),
+                    kStep = kElements > kLanes ? kElements : kLanes;
   int64_t c = 0;
   for (; n - c >= kStep; c += kStep) {
     for (int r = 0; r < kRows; r++) fetch(ahead[r] + c);

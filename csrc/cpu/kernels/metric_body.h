@@ -16,7 +16,7 @@ constexpr int kMetricVectors = 4;  // vectors of channels whose sums over heads 
 // own.
 constexpr int64_t kTokensAhead = 4;
 
-// Channels of one token from `d` on: kVectors vectors, the last of them with `last` lanes.
+// Channels of one token from `d` on: kMetricVectors whole vectors, or one with `last` lanes.
 struct MetricBlock {
   int64_t token, d, last;
   int64_t ahead;  // elements from this token's keys to those to fetch
@@ -25,11 +25,10 @@ struct MetricBlock {
 // One head's keys are added to `sum`; returns their products with the query, lane by lane.
 template <class T, int kVectors, bool kLogits>
 static inline Vec add_head(const T* keys, const float* query, const MetricBlock& block, Vec (&sum)[kVectors]) {
-  constexpr int kCacheLine = 64;
   Vec dot = {};
   for (int v = 0; v < kVectors; v++) {
-    if (v * kLanes * sizeof(T) % kCacheLine == 0) __builtin_prefetch(keys + block.ahead + v * kLanes, 0, 2);
-    const int64_t n = v == kVectors - 1 ? block.last : kLanes;
+    if (v * kLanes * static_cast<int64_t>(sizeof(T)) % kCacheLine == 0) fetch(keys + block.ahead + v * kLanes);
+    const int64_t n = kVectors == 1 ? block.last : kLanes;
     const Vec key = load_up_to(keys + v * kLanes, n);
     sum[v] += key;
     if (kLogits) dot += key * load_up_to(query + v * kLanes, n);
@@ -62,7 +61,7 @@ static inline void metric_block(const MetricTask& task, const T* token_keys, con
     if (kLogits) add_logits(task, block, first, count, dots);
   }
   float* out = task.metric + block.token * D + block.d;
-  for (int v = 0; v < kVectors; v++) store_up_to(out + v * kLanes, sum[v], v == kVectors - 1 ? block.last : kLanes);
+  for (int v = 0; v < kVectors; v++) store_up_to(out + v * kLanes, sum[v], kVectors == 1 ? block.last : kLanes);
 }
 
 template <class T, bool kLogits>

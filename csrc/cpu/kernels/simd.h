@@ -168,6 +168,14 @@ static inline void store_up_to(T* p, Vec v, int64_t n) {
   }
 }
 
+constexpr int64_t kCacheLine = 64;  // bytes
+
+// Into the second-level cache, which has more fetches under way than the first.
+template <class T>
+static inline void fetch(const T* element) {
+  __builtin_prefetch(element, 0, 2);
+}
+
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 // The larger, the smaller; b where either is NaN.
