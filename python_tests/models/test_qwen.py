@@ -25,7 +25,9 @@ from support.compressed_qwen import (
     positions_seen,
     tokens_of,
 )
-from support.tiny_qwen import IMAGE, IMAGE_TOKEN, VIDEO, VIDEO_TOKEN, images, videos
+from support.tiny_families import VIDEO_TOKEN
+from support.tiny_models import IMAGE_TOKEN
+from support.tiny_qwen import images, videos
 
 from visionzip_ext import compress, compress_as_configured, last_zip, restore
 
@@ -66,7 +68,7 @@ def test_every_temporal_patch_of_a_video_has_the_budget(family):
 @families
 def test_image_and_video_in_one_prompt(family):
     model, processor = compressed(family)
-    text = [f"USER : {IMAGE} what {VIDEO} is this", f"{VIDEO} a {IMAGE} cat"]
+    text = ["USER : <image> what <video> is this", "<video> a <image> cat"]
     inputs = processor(images=images(2), videos=videos(family, 2), text=text, return_tensors="pt", padding=True)
     inputs.pop("video_metadata", None)
     assert tokens_of(inputs) == [K + M] * 2
@@ -80,7 +82,7 @@ def test_lists_and_padding(family, padding):
     length = {"max_length": 90} if padding else {}
     result = processor(images=images(2), text=TEXT[:2], padding=padding, **length)
     lengths = [len(row) for row in result["input_ids"]]
-    others = [len(prompt.split()) - 1 for prompt in TEXT[:2]]
+    others = [len(prompt.split()) + 1 for prompt in TEXT[:2]]  # an image stands between two tokens of its own
     assert lengths == ([90, 90] if padding else [K + M + number for number in others])
     assert [sum(row) for row in result["attention_mask"]] == [K + M + number for number in others]
 

@@ -43,6 +43,7 @@ class Family:
         image_budget: it can be compressed with budget_per="image".
         text_alone: its processor takes prompts without an image.
         nested: its processor takes the images of a batch by prompt.
+        any_size: an image has as many tokens as its size asks for, and they have 3D positions (`tiny_qwen`).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Family:
     image_budget: bool = True
     text_alone: bool = True
     nested: bool = False
+    any_size: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -35,7 +35,6 @@ class Qwen2VLAdapter(ModelAdapter):
         encoders: by modality, the method of the model's class that runs the tower.
     """
 
-    any_size = True
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
