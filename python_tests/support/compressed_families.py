@@ -26,12 +26,14 @@ _OF_IMAGES = (
 )
 QUESTION = "USER : <image> what is this ASSISTANT :"
 
-families = pytest.mark.parametrize("family", (*FAMILIES, *tiny_qwen.FAMILIES), ids=str)
+families = pytest.mark.parametrize("family", [*FAMILIES, *tiny_qwen.FAMILIES], ids=str)
 tiled = pytest.mark.parametrize("family", [f for f in FAMILIES if f.tiled], ids=str)
 with_video = pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
 grouped = pytest.mark.parametrize("family", [f for f in FAMILIES if f.grouped], ids=str)
 of_fixed_size = pytest.mark.parametrize("family", FAMILIES, ids=str)
-library_processors = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.stand_in], ids=str)
+saved_processors = pytest.mark.parametrize(
+    "family", [*(f for f in FAMILIES if not f.stand_in), *tiny_qwen.FAMILIES], ids=str
+)
 
 repeats_pixels_wrongly = pytest.mark.skipif(
     TRANSFORMERS < (5, 20), reason="transformers <= 5.17 repeats pixels wrongly for several beams"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,10 @@ class Family:
     def processor(self) -> transformers.ProcessorMixin:
         """The processor of the model."""
         return _PROCESSORS[self.name]()
+
+    def loaded_processor(self, path: Path) -> transformers.ProcessorMixin:
+        """What `save_pretrained` wrote of the processor."""
+        return tiny.loaded_processor(path, type(self.processor()))
 
     def images(self, count: int, seed: int = 0) -> list:
         """Images whose sizes differ, so that tiled families cut them into different grids; one for each prompt."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image
 from support import tiny_models as tiny
 from support.tiny_families import VIDEO_TOKEN, Family
 from support.tiny_models import IMAGE_TOKEN, TRANSFORMERS
-from transformers import BatchFeature
+from transformers import BatchFeature, FeatureExtractionMixin
 
 VISION_START, VISION_END = 122, 123
 SIZES = [(112, 112), (64, 256), (200, 96), (128, 128)]
@@ -76,6 +77,13 @@ class QwenFamily(Family):
         size = {"shortest_edge": 56 * 56, "longest_edge": 256 * 256}
         images = tiny.image_processor_class("qwen2_vl", "Qwen2VLImageProcessor")(size=size, patch_size=self.patch)
         return self.processor_of(images, tiny.tokenizer(named=_NAMED))
+
+    def loaded_processor(self, path: Path) -> Any:
+        """See `Family.loaded_processor`; of its parts, as the library looks for a video processor of its own."""
+        stock = self.processor()
+        return self.processor_of(
+            *(type(part).from_pretrained(path) for part in (stock.image_processor, stock.tokenizer))
+        )
 
     def processor_of(self, image_processor: Any, tokenizer: Any) -> Any:
         """The processor that has these parts."""
@@ -144,7 +152,7 @@ class Qwen2VLProcessor(_Asked, transformers.Qwen2VLProcessor):
     pass
 
 
-class Qwen2_5_VLProcessor(_Asked, transformers.Qwen2_5_VLProcessor):  # noqa: N801
+class Qwen2_5_VLProcessor(_Asked, transformers.Qwen2_5_VLProcessor):
     pass
 
 
@@ -160,14 +168,18 @@ _PROCESSORS: dict[str, Callable[..., Any]] = {
 }
 
 
-class VideoProcessor:
+class VideoProcessor(FeatureExtractionMixin):
     """Stands in for the library's, which needs torchvision: frames are cut into patches as they are, two at a time."""
 
     model_input_names = ("pixel_values_videos", "video_grid_thw")
     merge_size = temporal_patch_size = 2
 
     def __init__(self, patch: int):
+        super().__init__()
         self.patch = patch
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: it would go where the image processor is."""
 
     def __call__(self, videos: list, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         patches, grids = zip(*map(self._patches, videos), strict=True)

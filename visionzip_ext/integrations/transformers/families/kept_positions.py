@@ -60,7 +60,8 @@ class KeptPlaces:
             mine = (ticket < 0) & ((-1 - ticket) % 2 == number)
             places = getattr(self._of_thread, modality, None)
             if places is None or len(places) == 0:
-                if mine.any():
+                # A compiled language model has this hook in its graph, which cannot branch on values.
+                if not torch.compiler.is_compiling() and mine.any():
                     raise RuntimeError(
                         f"position_ids are of a prompt with {modality}s, of which this thread made no features: pass "
                         f"the {modality}s' pixel values too, or call the model's get_{modality}_features first"
