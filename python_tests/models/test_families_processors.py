@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch
 from support.compressed_families import QUESTION, TOKENS, answer, compressed, saved_processors, tiles, tokens_of
 
@@ -38,6 +39,12 @@ def test_a_saved_processor_needs_nothing_of_ours(family, tmp_path):
 def test_model_and_processor_saved_while_compressed_and_loaded(family, tmp_path):
     model, processor = compressed(family)
     prompts = {"images": family.images(2), "text": [QUESTION] * 2, "return_tensors": "pt", "padding": True}
+    family.processor().save_pretrained(tmp_path / "stock")
+    type(model)(model.config).save_pretrained(tmp_path / "stock")
+    try:
+        family.loaded_processor(tmp_path / "stock")
+    except ValueError as error:
+        pytest.skip(f"this version of transformers does not load the processor that it saved: {error}")
     expected = answer(model, processor(**prompts))
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

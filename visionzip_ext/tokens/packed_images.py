@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from visionzip_ext.packed import merge_packed, zip_packed
+from visionzip_ext.packed import merge_packed, select_packed
 from visionzip_ext.tokens.budget import Budget, Share, TileBudget
 from visionzip_ext.tokens.decision import ZipDecision
 
@@ -76,16 +76,14 @@ class PackedImages:
 
 
 @dataclass(frozen=True)
-class ZippedFrames:
-    """What became of packed frames; rows stand in raster order, a merged one where the cell is that it was merged into.
+class FramesDecision:
+    """What becomes of packed frames; their rows stand in raster order, a merged one where its target is.
 
     Attributes:
-        rows: (N, C): of all frames, frame after frame.
         places: (N, 2) int64: row and column, in its frame's grid, of the cell that each row stands for.
         decisions: one for all frames where their grids and budgets are the same, otherwise one for each.
     """
 
-    rows: Tensor
     places: Tensor
     decisions: list[ZipDecision]
     _assignment: Tensor
@@ -100,18 +98,17 @@ class ZippedFrames:
         return self.decisions[0] if len(self.decisions) == 1 else self.decisions
 
     def apply(self, x: Tensor) -> Tensor:
-        """The same to another tensor that has a row for each cell: (cells, *) -> (N, *)."""
+        """Zip a tensor that has a row for each cell: (cells, *) -> (N, *), frame after frame."""
         return merge_packed(x, self._assignment, self._starts, *self._budgets, merge=self._merge)[self._order]
 
 
-def zip_frames(
-    features: Tensor, queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, merge: str
-) -> ZippedFrames:
-    """Zip each frame to its budget, by the attention that its cells receive from its own patches.
+def decide_frames(
+    queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, merge: str
+) -> FramesDecision:
+    """Decide what each frame becomes, by the attention that its cells receive from its own patches.
 
     Args:
-        features: (cells, C) of all frames.
-        queries: (group * cells, H, D), in the order of the cells.
+        queries: (group * cells, H, D) of all frames, in the order of the cells.
         keys: likewise.
         scale: the attention's factor on Q K^T.
         frames: what the rows are of.
@@ -120,22 +117,11 @@ def zip_frames(
     """
     lengths = [frame.cells for frame in frames]
     budgets = [frame.budget.dominant for frame in frames], [frame.budget.contextual for frame in frames]
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=features.device)
-    result = zip_packed(
-        features,
-        keys,
-        starts,
-        *budgets,
-        queries=queries,
-        scale=scale,
-        max_seqlen=max(lengths),
-        group=group,
-        merge=merge,
-    )
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=keys.device)
+    result = select_packed(keys, starts, *budgets, queries=queries, scale=scale, max_seqlen=max(lengths), group=group)
     cells = row_cells(result.indices, lengths, *budgets)
     order = cells.argsort()
-    return ZippedFrames(
-        result.tokens[order],
+    return FramesDecision(
         _places(cells[order], frames),
         _decisions(result.indices, result.assignment, frames),
         result.assignment,
