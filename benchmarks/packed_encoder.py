@@ -3,8 +3,8 @@
 The tower is made from its configuration and random numbers, at the size of the 7B checkpoint. "Without us" is how
 Qwen-VL is compressed elsewhere: eager attention in the deciding layer, whose (S, S) matrices are summed, and one image
 at a time. Each provider runs in a process of its own, whose high-water mark of memory counts. `--images 4 4 16 64 1024`
-measures a batch; cells are tokens behind the 2 x 2 merger. On a CPU a tower of this size takes a minute for an image of
-1,024 cells on few cores; `--provider` measures one of the two alone.
+measures a batch, in tokens behind the 2 x 2 merger. On a CPU a tower of this size takes a minute for an image of 1,024
+tokens on few cores; `--provider` measures one of the two alone.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def one_by_one(qwen: nn.Module) -> Call:
 
 
 def window_order(tower: nn.Module, grids: Tensor) -> Tensor:
-    """(cells,): where in the tower's order each cell is."""
+    """(tokens,): where in the tower's order each token is."""
     sizes = {"spatial_merge_size": 2, "window_size": tower.window_size, "patch_size": tower.patch_size}
     return get_vision_window_index(grids, **sizes)[0].argsort()
 
@@ -108,19 +108,19 @@ def window_order(tower: nn.Module, grids: Tensor) -> Tensor:
 PROVIDERS = {"ours": ours, "one by one, eager": one_by_one}
 
 
-def images(cells: Sequence[int], channels: int) -> tuple[Tensor, Tensor]:
-    """Patches and grids of images of about so many cells, as square as they can be."""
-    grids = [(1, 2 * max(1, math.isqrt(number)), 2 * max(1, number // max(1, math.isqrt(number)))) for number in cells]
+def images(tokens: Sequence[int], channels: int) -> tuple[Tensor, Tensor]:
+    """Patches and grids of images of about so many tokens, as square as they can be."""
+    grids = [(1, 2 * max(1, math.isqrt(number)), 2 * max(1, number // max(1, math.isqrt(number)))) for number in tokens]
     total = sum(math.prod(grid) for grid in grids)
     return torch.randn(total, channels, generator=torch.Generator().manual_seed(0)), torch.tensor(grids)
 
 
 @torch.no_grad()
-def measure(provider: str, cells: Sequence[int], rounds: int, *, dtype: str, quick: bool) -> dict[str, float]:
+def measure(provider: str, tokens: Sequence[int], rounds: int, *, dtype: str, quick: bool) -> dict[str, float]:
     """Median seconds and the peak of memory of a call, in this process."""
     call = PROVIDERS[provider](model(quick, DTYPES[dtype]))
     call(*images([4], 3 * 2 * 14 * 14))  # threads, lazily loaded code
-    pixels, grids = images(cells, 3 * 2 * 14 * 14)
+    pixels, grids = images(tokens, 3 * 2 * 14 * 14)
     (PROCESS / "clear_refs").write_text("5")  # sets the mark to what there is now
     before = _status("VmRSS")
     timer = timer_for("cpu")
@@ -131,7 +131,7 @@ def measure(provider: str, cells: Sequence[int], rounds: int, *, dtype: str, qui
 def main(arguments: list[str] | None = None) -> int:
     """Both providers, each in a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.packed_encoder", description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[1024], metavar="CELLS", help="cells of each image")
+    parser.add_argument("--images", type=int, nargs="+", default=[1024], metavar="TOKENS", help="tokens of each")
     parser.add_argument("--rounds", type=int, default=1, help="of which the median counts (default: 1)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the model (default: float32)")
     parser.add_argument("--quick", action="store_true", help="a tiny tower: a try, no figures")
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         cost = json.loads(done.stdout.splitlines()[-1])
         rows.append([provider, f"{cost['seconds']:.4g} s", f"{cost['peak_bytes'] / 1e6:.0f} MB"])
-    title = f"Qwen2.5-VL's tower, images of {options.images} cells, a share of {KEEP} kept, {options.dtype}"
+    title = f"Qwen2.5-VL's tower, images of {options.images} tokens, a share of {KEEP} kept, {options.dtype}"
     Terminal().show(Table(("provider", "time", "memory"), rows, title))
     return 0
 

@@ -1,4 +1,4 @@
-"""How much memory a compressed Qwen2.5-VL takes for an image of 16,384 cells, beside the unmodified one."""
+"""How much memory a compressed Qwen2.5-VL takes for an image of 16,384 tokens, beside the unmodified one."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def peak(which: str) -> int:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this kernel has no mark to set")
-def test_an_image_of_16384_cells_takes_what_the_encoder_takes():
+def test_an_image_of_16384_tokens_takes_what_the_encoder_takes():
     assert peak("compressed") - peak("unmodified") < ALLOWED

@@ -21,12 +21,12 @@ from support.compressed_qwen import (
     answer,
     asked,
     asked_of_videos,
-    cells_left,
     compressed,
     families,
     features,
     needs_encoder_outputs,
     positions_seen,
+    tokens_left,
     tokens_of,
 )
 from support.tiny_families import VIDEO_TOKEN
@@ -174,13 +174,13 @@ def test_kept_rows_are_the_models_own_and_deepstack_goes_the_same_way(family):
     assert len(ours) == len(stock) == (3 if family.deepstack else 1)
     decision = last_zip(model)
     first, row = 0, 0
-    for one, cells in zip(decision, cells_left(decision), strict=True):
+    for one, tokens in zip(decision, tokens_left(decision), strict=True):
         kept = one.indices[0].tolist()
         for mine, theirs in zip(ours, stock, strict=True):
-            for offset, cell in enumerate(cells):
-                same = torch.allclose(mine[row + offset], theirs[first + cell], rtol=1e-4, atol=1e-4)
-                assert same == (cell in kept)
-        first, row = first + one.assignment.shape[1], row + len(cells)
+            for offset, token in enumerate(tokens):
+                same = torch.allclose(mine[row + offset], theirs[first + token], rtol=1e-4, atol=1e-4)
+                assert same == (token in kept)
+        first, row = first + one.assignment.shape[1], row + len(tokens)
 
 
 @families
@@ -261,7 +261,7 @@ def test_an_image_is_the_same_in_any_batch(family):
 @families
 def test_a_fixed_budget_above_an_images_cells(family):
     _, processor = compressed(family, dominant=54, contextual=10)
-    with pytest.raises(ValueError, match=r"ask for 64 tokens of an image, but one of \d+ x \d+ cells has .*keep="):
+    with pytest.raises(ValueError, match=r"ask for 64 tokens of an image, but one of \d+ x \d+ tokens has .*keep="):
         asked(processor)
 
 

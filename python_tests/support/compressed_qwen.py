@@ -77,13 +77,13 @@ def all_features(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [layer if isinstance(layer, torch.Tensor) else torch.cat(tuple(layer)) for layer in layers]
 
 
-def cells_left(decision: Any) -> list[list[int]]:
-    """Of each frame the cells that have a row, ascending, by definition: those kept, and every step-th of the rest."""
+def tokens_left(decision: Any) -> list[list[int]]:
+    """Of each frame the tokens that have a row, ascending, by definition: those kept, and every step-th of the rest."""
     left = []
     for one in decision if isinstance(decision, list) else [decision]:
         for frame in range(len(one.indices)):
             kept = set(one.indices[frame].tolist())
-            rest = [cell for cell in range(one.assignment.shape[1]) if cell not in kept]
+            rest = [token for token in range(one.assignment.shape[1]) if token not in kept]
             step = max(1, len(rest) // max(1, one.contextual))
             left.append(sorted(kept | set(rest[::step][: one.contextual])))
     return left
@@ -93,9 +93,9 @@ def left_of(full: dict[str, Any], decision: Any, token: int = IMAGE_TOKEN) -> to
     """(B, L): which of the uncompressed prompts' tokens are left, padding aside."""
     visual = []
     assignments = [a for one in (decision if isinstance(decision, list) else [decision]) for a in one.assignment]
-    for cells, assignment in zip(cells_left(decision), assignments, strict=True):
+    for tokens, assignment in zip(tokens_left(decision), assignments, strict=True):
         mask = torch.zeros(len(assignment), dtype=torch.bool)
-        mask[cells] = True
+        mask[tokens] = True
         visual.append(mask)
     left = full["attention_mask"].bool().clone()
     left[full["input_ids"] == token] = torch.cat(visual)
@@ -151,7 +151,7 @@ def with_text_positions(positions: torch.Tensor, mask: torch.Tensor) -> torch.Te
 
 
 def answer_step_by_step(family: QwenFamily, full: dict[str, Any], left: torch.Tensor) -> torch.Tensor:
-    """The unmodified model's, with all cells in the prompt and those that are gone masked; no generate, no cache."""
+    """The unmodified model's, with all tokens in the prompt and those that are gone masked; no generate, no cache."""
     model, state = family.model(), dict(full)
     mask, positions, tokens = left.long(), full_positions(family, full), []
     banned = model.generation_config.suppress_tokens

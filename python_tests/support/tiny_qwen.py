@@ -25,7 +25,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 VISION_START, VISION_END = 122, 123
 SIZES = [(112, 112), (64, 256), (200, 96), (128, 128)]
-"""(height, width) of images: of at least 16 cells, the first of 4 x 4."""
+"""(height, width) of images: of at least 16 tokens, the first of 4 x 4."""
 _NAMED = {
     "image_token": ("<image>", IMAGE_TOKEN),
     "video_token": ("<video>", VIDEO_TOKEN),

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, packed; cells of 2 x 2 patches are what is zipped."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, packed; tokens of 2 x 2 patches are what is zipped."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from visionzip_ext.tokens.packed_images import FramesDecision, PackedImages, dec
 
 
 class Qwen2VLAdapter(ModelAdapter):
-    """`Qwen2VLForConditionalGeneration` and `Qwen2VLModel`. Cells are zipped after the merger.
+    """`Qwen2VLForConditionalGeneration` and `Qwen2VLModel`. Tokens are zipped after the merger.
 
-    The deciding layer is the last one. `get_rope_index` answers for the cells that are left: see kept_positions.py.
+    The deciding layer is the last one. `get_rope_index` answers for the tokens that are left: see kept_positions.py.
 
     Attributes:
         processor_class: of its processor.
@@ -62,7 +62,7 @@ class Qwen2VLAdapter(ModelAdapter):
         return PackedImages(self.settings.budget, self.base_model.config.vision_config.spatial_merge_size)
 
     def check_budget(self) -> None:
-        """Nothing: how many cells there are is known of each image alone."""
+        """Nothing: how many tokens there are is known of each image alone."""
 
     @property
     def feature_methods(self) -> dict[str, Callable[..., Any]]:
@@ -148,12 +148,12 @@ class Qwen2VLAdapter(ModelAdapter):
         frames = [frame for image in by_image for frame in image]
         counts = [sum(frame.budget.tokens for frame in image) for image in by_image]
         group = self.images.merge_size**2
-        patches = sum(frame.cells for frame in frames) * group
+        patches = sum(frame.tokens for frame in frames) * group
 
         def decide(recorded: AttentionInputs) -> FramesDecision:
             queries, keys, scale = recorded
             if (order := self.raster_order(grids)) is not None:
-                queries, keys = (_by_cell(x, order) for x in (queries, keys))
+                queries, keys = (_by_token(x, order) for x in (queries, keys))
             return decide_frames(queries, keys, scale, frames, group, self.settings.budget.merge)
 
         with tower.deciding(model.get_submodule("visual"), patches, decide) as decided:
@@ -176,7 +176,7 @@ class Qwen2VLAdapter(ModelAdapter):
         return outputs if wanted else outputs.to_tuple()
 
     def raster_order(self, grids: Tensor) -> Tensor | None:
-        """(cells,): where in the tower's order each cell is; None: they are in raster order."""
+        """(tokens,): where in the tower's order each token is; None: they are in raster order."""
         return None
 
 
@@ -191,7 +191,7 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
         return max(self.base_model.config.vision_config.fullatt_block_indexes)
 
     def raster_order(self, grids: Tensor) -> Tensor:
-        """The tower puts the cells of a window side by side."""
+        """The tower puts the tokens of a window side by side."""
         tower: Any = self.packed_tower.tower
         try:
             from transformers.vision_utils import get_vision_window_index
@@ -209,6 +209,6 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
     encoders = MappingProxyType(dict.fromkeys(MODALITIES, "get_image_features"))
 
 
-def _by_cell(x: Tensor, order: Tensor) -> Tensor:
-    """Queries or keys (patches, H, D), a whole cell at a time."""
+def _by_token(x: Tensor, order: Tensor) -> Tensor:
+    """Queries or keys (patches, H, D), a whole token at a time."""
     return x.unflatten(0, (len(order), -1))[order.to(x.device)].flatten(0, 1)
