@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 import threading
 
 import pytest
@@ -230,12 +231,13 @@ def test_restore_leaves_everything_as_it_was(family):
 
 
 @families
-def test_copies_are_independent(family):
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_independent(family, duplicate):
     model, processor = compressed(family)
     inputs = asked(processor, text=TEXT)
     with torch.no_grad():
         expected = model(**inputs).logits
-    twin, its_processor = copy.deepcopy(model), copy.deepcopy(processor)
+    twin, its_processor = duplicate(model), copy.deepcopy(processor)
     restore(model, processor)
     assert tokens_of(asked(its_processor, text=TEXT)) == tokens_of(inputs)
     with torch.no_grad():

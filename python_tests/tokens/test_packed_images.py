@@ -26,6 +26,11 @@ def test_a_share_of_an_images_tokens(share, tokens, expected):
     assert share.of_tiles(2, tokens) == [TileBudget(*expected)] * 2
 
 
+def test_a_share_where_all_tiles_have_the_same_number_of_tokens():
+    assert Share(1 / 9, merge="mean").as_budget(577) == Budget(54, 10, "mean")
+    assert Share(0.1, min_tokens=64, max_tokens=64).as_budget(49) == Budget(41, 8)
+
+
 def test_frames_of_images_and_videos():
     frames = PackedImages(Share(0.5), merge_size=2).frames(torch.tensor([[1, 4, 8], [3, 4, 4]]))
     assert [(frame.grid, frame.budget.tokens) for frame in frames] == [((2, 4), 4), *[((2, 2), 2)] * 3]
