@@ -3,8 +3,9 @@
 The tower is made from its configuration and random numbers, at the size of the 7B checkpoint. "Without us" is how
 Qwen-VL is compressed elsewhere: eager attention in the deciding layer, whose (S, S) matrices are summed, and one image
 at a time. Each provider runs in a process of its own, whose high-water mark of memory counts. `--images 4 4 16 64 1024`
-measures a batch, in tokens behind the 2 x 2 merger. On a CPU a tower of this size takes a minute for an image of 1,024
-tokens on few cores; `--provider` measures one of the two alone.
+measures a batch, in tokens behind the 2 x 2 merger; on a CPU a tower of this size takes a minute for an image of 1,024
+tokens on few cores. `--provider` measures one of the two alone, `--layers 8` a tower of eight layers, whose last one
+decides.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ Call = Callable[[Tensor, Tensor], Tensor]
 """Patches (sum of the grids, C) and grids (n, 3) -> tokens (sum of k + m, C)."""
 
 
-def model(quick: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
+def model(quick: bool, dtype: torch.dtype = torch.float32, layers: int | None = None) -> nn.Module:
     """A Qwen2.5-VL whose vision tower is real in size, with a language model of one layer that is never run."""
     torch.manual_seed(0)
     vision = SIZES[quick]
+    if layers is not None:
+        whole = [layer for layer in vision["fullatt_block_indexes"] if layer < layers - 1]
+        vision = vision | {"depth": layers, "fullatt_block_indexes": [*whole, layers - 1]}
     text = _TEXT | {"hidden_size": vision["out_hidden_size"], "vocab_size": 8}
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, vision["out_hidden_size"] // 8 - 2]}
     config = transformers.Qwen2_5_VLConfig(text_config=text | {"rope_parameters": rope}, vision_config=vision)
@@ -116,15 +120,15 @@ def images(tokens: Sequence[int], channels: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def measure(provider: str, tokens: Sequence[int], rounds: int, *, dtype: str, quick: bool) -> dict[str, float]:
+def measure(options: argparse.Namespace) -> dict[str, float]:
     """Median seconds and the peak of memory of a call, in this process."""
-    call = PROVIDERS[provider](model(quick, DTYPES[dtype]))
+    call = PROVIDERS[options.provider](model(options.quick, DTYPES[options.dtype], options.layers))
     call(*images([4], 3 * 2 * 14 * 14))  # threads, lazily loaded code
-    pixels, grids = images(tokens, 3 * 2 * 14 * 14)
+    pixels, grids = images(options.images, 3 * 2 * 14 * 14)
     (PROCESS / "clear_refs").write_text("5")  # sets the mark to what there is now
     before = _status("VmRSS")
     timer = timer_for("cpu")
-    seconds = [timer.seconds(lambda: call(pixels, grids)) for _ in range(rounds)]
+    seconds = [timer.seconds(lambda: call(pixels, grids)) for _ in range(options.rounds)]
     return {"seconds": statistics.median(seconds), "peak_bytes": _status("VmHWM") - before}
 
 
@@ -134,14 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[1024], metavar="TOKENS", help="tokens of each")
     parser.add_argument("--rounds", type=int, default=1, help="of which the median counts (default: 1)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the model (default: float32)")
+    parser.add_argument("--layers", type=int, help="of the tower (default: all)")
     parser.add_argument("--quick", action="store_true", help="a tiny tower: a try, no figures")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), help="measure this one here, and print JSON")
     options = parser.parse_args(arguments)
     if options.provider:
-        cost = measure(options.provider, options.images, options.rounds, dtype=options.dtype, quick=options.quick)
-        print(json.dumps(cost))
+        print(json.dumps(measure(options)))
         return 0
     asked = ["--images", *map(str, options.images), "--rounds", str(options.rounds), "--dtype", options.dtype]
+    asked += ["--layers", str(options.layers)] if options.layers else []
     asked += ["--quick"] * options.quick
     rows = []
     for provider in PROVIDERS:
