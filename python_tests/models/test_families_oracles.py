@@ -70,22 +70,21 @@ def test_beam_search(family):
     assert torch.equal(answer(model, inputs, num_beams=3), expected)
 
 
-def test_second_turn_with_the_cache_kept(family):
+def test_turns_with_the_cache_kept(family):
     """The encoder is not run again."""
     model, processor = compressed(family)
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
-    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    first = model.generate(**inputs, **options, return_dict_in_generate=True)
-    turn = processor.tokenizer("USER : what is the dog", return_tensors="pt", add_special_tokens=False)["input_ids"]
-    ids = torch.cat([first.sequences, turn], 1)
-    mask = torch.ones_like(ids)
-    decision = last_zip(model)
-    kept = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **options)
-    assert last_zip(model) is decision
-    everything = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in inputs:
-            types = inputs[name]
-            everything[name] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
-    again = model.generate(**everything, **options)
-    assert torch.equal(kept, again)
+    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
+    said = model.generate(**inputs, **options)
+    for question in ("USER : what is the dog", "USER : a cat"):
+        turn = processor.tokenizer(question, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        ids = torch.cat([said.sequences, turn], 1)
+        mask, decision = torch.ones_like(ids), last_zip(model)
+        said = model.generate(input_ids=ids, attention_mask=mask, past_key_values=said.past_key_values, **options)
+        assert last_zip(model) is decision
+        everything = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in inputs:
+                types = inputs[name]
+                everything[name] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
+        assert torch.equal(said.sequences, model.generate(**everything, **options).sequences)
