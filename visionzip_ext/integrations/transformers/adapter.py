@@ -31,7 +31,6 @@ class ModelAdapter(ABC):
 
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
-        any_size: the images of the family have any number of tokens, so that `compress`'s `keep` has a meaning.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
@@ -39,7 +38,6 @@ class ModelAdapter(ABC):
     """
 
     layouts: tuple[str, ...] = ("released",)
-    any_size = False
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Check that `model` can be compressed so.
@@ -54,12 +52,6 @@ class ModelAdapter(ABC):
             raise ValueError(
                 f'layout="{settings.layout}" is for models that put the tokens of tiles in one order, such as '
                 f"LLaVA-NeXT; {type(model).__name__} does not"
-            )
-        if isinstance(settings.budget, Share) and not self.any_size:
-            raise ValueError(
-                f"{settings.budget} is for models whose images have any size, such as Qwen2.5-VL; the vision tower of "
-                f"{type(model).__name__} makes the same number of tokens of every image or tile: give dominant= and "
-                "contextual="
             )
         self.towers = self.make_towers()
         self.processor = WeakLink()
@@ -90,10 +82,15 @@ class ModelAdapter(ABC):
         return next(iter(self.towers.values()))
 
     @property
+    def tile_tokens(self) -> int:
+        """What a tile has without compression, CLS included; of a family whose tiles all have the same number."""
+        return self.tower.encoder_tokens
+
+    @property
     def budget(self) -> Budget:
-        """What was asked for, of a family with a fixed number of tokens."""
-        assert isinstance(self.settings.budget, Budget)  # see the constructor
-        return self.settings.budget
+        """What was asked for, of a family whose tiles all have the same number of tokens; a share is one of each."""
+        asked = self.settings.budget
+        return asked.as_budget(self.tile_tokens) if isinstance(asked, Share) else asked
 
     @abstractmethod
     def make_towers(self) -> dict[str, ZipTower]:
@@ -119,7 +116,7 @@ class ModelAdapter(ABC):
 
     def check_budget(self) -> None:
         """Raise ValueError unless images have enough tokens for the budget."""
-        self.budget.check_fits(self.tower.encoder_tokens, self.tower.name)
+        self.budget.check_fits(self.tile_tokens, self.tower.name)
 
     def attach(self) -> None:
         """Put the adapter to work.

@@ -52,11 +52,11 @@ def compress(
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them. By
             default 54.
         contextual: tokens that all others are merged into, at least 0. By default 10.
-        keep: for models whose images have any size (Qwen2-VL and its successors), instead of the two: the share of each
-            image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left,
-            10 in 64 are contextual, as in the paper's 54 + 10.
-        min_tokens: with `keep`: what is left of an image at least, as far as it has so many. By default 1.
-        max_tokens: with `keep`: what is left of an image at most. By default there is no bound.
+        keep: instead of the two: the share of tokens that is left of each image, tile of a large image, or frame (of
+            Qwen-VL: temporal patch) of a video, above 0 and at most 1. Of what is left, 10 in 64 are contextual, as in
+            the paper's 54 + 10. CLS, where the tower has one and it can be kept, counts on both sides.
+        min_tokens: with `keep`: what is left of an image or tile at least, as far as it has so many. By default 1.
+        max_tokens: with `keep`: what is left of an image or tile at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
         budget_per: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a
             video; "image": a whole image or video, spread evenly over its tiles or frames.
@@ -75,10 +75,9 @@ def compress(
         TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
             is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`; both `keep` and
             `dominant` or `contextual`; bounds without `keep`.
-        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1] or of a model whose images all
-            have the same number of tokens, an unknown `merge`, `budget_per` or `layout`, a
-            `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
-            is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
+        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1], an unknown `merge`, `budget_per`
+            or `layout`, a `vision_feature_layer` that cannot be used, a processor that belongs to another model, a
+            vision tower that is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     if budget is not None:
