@@ -12,7 +12,8 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from evaluation import checkpoint, report
+from evaluation import checkpoint, lmms_task, report
+from evaluation.measure import examination
 from evaluation.packages import PACKAGES, MissingPackageError
 
 HERE = Path(__file__).parent
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
+    task = commands.add_parser("lmms-task", help="scenes and model as lmms-eval reads them")
+    task.add_argument("--output", type=Path, required=True)
+    task.add_argument("--checkpoint", type=Path, default=KEPT)
+    task.add_argument("--split", choices=("validation", "held-out"), default="validation")
+    task.add_argument("--scenes", type=int, default=150)
+    task.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
     return parser
 
 
@@ -84,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(asked.output, asked.seed)
         elif asked.command == "measure":
             _measure(asked)
+        elif asked.command == "lmms-task":
+            model, processor = checkpoint.load(asked.checkpoint)
+            lmms_task.write(asked.output, examination(asked.split, asked.scenes, asked.seed), model, processor)
+            print(f"--include_path {asked.output / 'task'} --tasks {lmms_task.TASK}")
+            print(f"--model_args pretrained={asked.output / 'checkpoint'}")
         else:
             _tell(asked.results)
     except (MissingPackageError, FileNotFoundError) as error:
