@@ -1,4 +1,4 @@
-"""The bench's scenes and its model as lmms-eval reads them: a task's folder, and a checkpoint folder of transformers."""
+"""The bench's scenes and its model as lmms-eval reads them: a task, and a checkpoint folder of transformers."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def score(doc, results):
 '''
 
 
-def write(
-    folder: Path, asked: Examination, model: LlavaForConditionalGeneration, processor: LlavaProcessor
-) -> None:
+def write(folder: Path, asked: Examination, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
     """`folder/task` for `--include_path`, and `folder/checkpoint` for `pretrained=`, with the encoder.
 
     Questions are in the order of the examination: scene by scene.

@@ -43,9 +43,7 @@ def _take_options(own_class: type, arguments: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _compress(
-    model: PreTrainedModel, processor: ProcessorMixin, *, compress: bool = True, **options: Any
-) -> None:
+def _compress(model: PreTrainedModel, processor: ProcessorMixin, *, compress: bool = True, **options: Any) -> None:
     """By the options; without any, by the setting that the checkpoint was saved with or else by the defaults."""
     if not compress:
         return
@@ -64,6 +62,7 @@ class VisionZipLlavaHf(LlavaHf):
     """
 
     def __init__(self, pretrained: str = "llava-hf/llava-1.5-7b-hf", **arguments: Any) -> None:
+        """Load and compress; raises as `compress` does, and a TypeError for what neither of the two knows."""
         options = _take_options(LlavaHf, arguments)
         # lmms-eval's default is "", which transformers 5 refuses; of several processes each gets its own device.
         if PartialState().num_processes == 1:
@@ -145,13 +144,15 @@ class VisionZipLlavaOnevision(VisionZipLlavaHf):
     """LLaVA-OneVision of transformers ("-hf"), images and videos; not the original repository's `llava_onevision`."""
 
     def __init__(self, pretrained: str = "llava-hf/llava-onevision-qwen2-7b-ov-hf", **arguments: Any) -> None:
+        """As `VisionZipLlavaHf`."""
         super().__init__(pretrained=pretrained, **arguments)
 
 
 class VisionZipQwen2_5_VL(Qwen2_5_VL):
-    """Qwen2.5-VL: the arguments of lmms-eval's `qwen2_5_vl` and the options of `visionzip_ext.compress`, with `keep`."""
+    """Qwen2.5-VL; arguments are those of lmms-eval's `qwen2_5_vl` and the options of `visionzip_ext.compress`."""
 
     def __init__(self, **arguments: Any) -> None:
+        """As `VisionZipLlavaHf`."""
         options = _take_options(Qwen2_5_VL, arguments)
         super().__init__(**arguments)
         _compress(self.model, self.processor, **options)
