@@ -18,11 +18,11 @@ from lmms_eval.utils import Collator
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-import visionzip_ext
+from visionzip_ext.integrations.transformers import api
 
 _OPTIONS = frozenset(
     parameter.name
-    for parameter in inspect.signature(visionzip_ext.compress).parameters.values()
+    for parameter in inspect.signature(api.compress).parameters.values()
     if parameter.kind is parameter.KEYWORD_ONLY
 )
 
@@ -48,9 +48,9 @@ def _compress(model: PreTrainedModel, processor: ProcessorMixin, *, compress: bo
     if not compress:
         return
     if not options and getattr(model.config, "visionzip", None) is not None:
-        visionzip_ext.compress_as_configured(model, processor)
+        api.compress_as_configured(model, processor)
     else:
-        visionzip_ext.compress(model, processor, **options)
+        api.compress(model, processor, **options)
 
 
 class VisionZipLlavaHf(LlavaHf):
