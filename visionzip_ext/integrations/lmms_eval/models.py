@@ -136,7 +136,7 @@ class VisionZipLlavaHf(LlavaHf):
 
     def _without_filling(self, answer: torch.Tensor) -> torch.Tensor:
         """As far as its first end token: what follows fills it up to the batch's longest."""
-        ends = (answer == self.eot_token_id).nonzero() if self.eot_token_id is not None else ()
+        ends = (answer == self.eot_token_id).nonzero() if self.eot_token_id is not None else []
         return answer[: int(ends[0]) + 1] if len(ends) else answer
 
 
