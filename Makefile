@@ -14,7 +14,7 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake tools/cuda_emulation python_tests/kernels -type f -not -name "*.py*")
 build_definition := pyproject.toml setup.py
 
-.PHONY: help demo test test-compat kernels bench quality lint format mutants wheel test-abi setup clean FORCE
+.PHONY: help demo test test-compat test-lmms kernels bench quality lint format mutants wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## the targets, a line each
@@ -32,6 +32,9 @@ test: setup  ## the whole test suite, with test-compat (PYTEST_ARGS="-k merge": 
 # nothing of transformers reaches, are left to the other environment.
 test-compat: setup $(STAMPS)/compat  ## the tests of models under the oldest supported transformers, in .venv-compat
 	OMP_NUM_THREADS=1 .venv-compat/bin/python -m pytest python_tests/models -k "not emulated" --numprocesses auto
+
+test-lmms: setup $(STAMPS)/lmms  ## lmms-eval itself with compressed models, in .venv-lmms
+	OMP_NUM_THREADS=1 .venv-lmms/bin/python -m pytest python_tests/harness
 
 kernels: setup  ## registers, spills and machine code of the CUDA kernels, and their growth (KERNELS_ARGS=--accept, ...)
 	$(BIN)/python -m tools.kernel_report $(KERNELS_ARGS)
@@ -93,6 +96,15 @@ $(STAMPS)/compat: $(STAMPS)/requirements requirements/compat.txt requirements/te
 	@test -x .venv-compat/bin/python || $(BIN)/python -m venv .venv-compat
 	@$(BIN)/python $(print_site_packages) > "$$(.venv-compat/bin/python $(print_site_packages))/development.pth"
 	.venv-compat/bin/pip install --quiet -r requirements/compat.txt
+	@touch $@
+
+# As .venv-compat. lmms-eval requires torchvision, but a PyTorch for CPUs alone cannot load PyPI's, which then has to go:
+# transformers would use it.
+$(STAMPS)/lmms: $(STAMPS)/requirements requirements/lmms.txt requirements/run.txt requirements/test.txt
+	@test -x .venv-lmms/bin/python || $(BIN)/python -m venv .venv-lmms
+	@$(BIN)/python $(print_site_packages) > "$$(.venv-lmms/bin/python $(print_site_packages))/development.pth"
+	.venv-lmms/bin/pip install --quiet -r requirements/lmms.txt
+	@.venv-lmms/bin/python -c "import torchvision" 2>/dev/null || .venv-lmms/bin/pip uninstall --quiet --yes torchvision
 	@touch $@
 
 # The build's options, rewritten only where they differ from the last build's.

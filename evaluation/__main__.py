@@ -12,7 +12,8 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from evaluation import checkpoint, report
+from evaluation import checkpoint, lmms_task, paper, report
+from evaluation.measure import examination
 from evaluation.packages import PACKAGES, MissingPackageError
 
 HERE = Path(__file__).parent
@@ -36,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
+    task = commands.add_parser("lmms-task", help="scenes and model as lmms-eval reads them")
+    task.add_argument("--output", type=Path, required=True)
+    task.add_argument("--checkpoint", type=Path, default=KEPT)
+    task.add_argument("--split", choices=("validation", "held-out"), default="validation")
+    task.add_argument("--scenes", type=int, default=150)
+    task.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
+    compared = commands.add_parser("compare-paper", help="lmms-eval's results beside the paper's, for LLaVA-1.5 7B")
+    compared.add_argument("results", type=Path, help="what lmms-eval was given as --output_path")
     return parser
 
 
@@ -84,9 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(asked.output, asked.seed)
         elif asked.command == "measure":
             _measure(asked)
+        elif asked.command == "lmms-task":
+            model, processor = checkpoint.load(asked.checkpoint)
+            lmms_task.write(asked.output, examination(asked.split, asked.scenes, asked.seed), model, processor)
+            print(f"--include_path {asked.output / 'task'} --tasks {lmms_task.TASK}")
+            print(f"--model_args pretrained={asked.output / 'checkpoint'}")
+        elif asked.command == "compare-paper":
+            results = paper.read(asked.results)
+            print(f"measured: {results.checkpoint}; the paper: LLaVA-1.5 7B, table 1\n")
+            print(paper.table(results.scores))
         else:
             _tell(asked.results)
-    except (MissingPackageError, FileNotFoundError) as error:
+    except (MissingPackageError, FileNotFoundError, paper.ResultsError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
