@@ -38,7 +38,8 @@ struct MergeImage {
   int64_t step;                // from one target to the next of the tokens that remain
 };
 
-// An image whose tokens are merged has none without a row but the first one, if that is CLS, which then does not remain.
+// An image whose tokens are merged has none without a row but the first one, if that is CLS, which then does not
+// remain.
 __device__ __forceinline__ MergeImage with_step(const MergeParams& p, MergeImage z) {
   const bool rowless = z.m > 0 && p.assignment[z.of_tokens] < 0;
   z.step = target_step(z.S - z.k - rowless, z.m);
@@ -188,7 +189,8 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, const MergeImage&
 }
 
 // How many tokens of the row are averaged into it.
-__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row) {
+__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const MergeImage& z,
+                                                  int64_t row) {
   int64_t remaining = 0, averaged = 0;
   for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
     const int count = collect(scan, p, z, row, chunk, remaining);

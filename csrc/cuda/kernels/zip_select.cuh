@@ -13,9 +13,9 @@ __device__ __forceinline__ void count_one(Counts& counts, int q, bool beats) {
   counts[q / 2] += beats ? 1u << (16 * (q % 2)) : 0;
 }
 
-// Each block for its own tokens, a warp for eight of them: selected where fewer tokens are better than are to be selected.  S * own_tokens
-// comparisons and a team barrier: for short images.  Tokens before the eight are better where they score as much,
-// those behind where they score more; so only the eight among themselves need both comparisons.
+// Each block for its own tokens, a warp for eight of them: selected where fewer tokens are better than are to be
+// selected.  S * own_tokens comparisons and a team barrier: for short images.  Tokens before the eight are better where
+// they score as much, those behind where they score more; so only the eight among themselves need both comparisons.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;

@@ -12,11 +12,11 @@ constexpr int kSliceThreads = 256;
 
 // Bytes from the start of scratch memory.  Arrays over tokens, or targets, are those of all images, in order.
 struct GlobalLayout {
-  int64_t records;        // of each slice what the fused kernel's blocks hold in shared memory: ZipTiling::at
-  int64_t record_bytes;   // from one slice to the next
-  int64_t column_sums;    // float (attn_heads, tokens): of each head's attention, where several rows are averaged
-  int64_t head_stats;     // float2 (images, H): of CLS's softmax
-  int64_t scores;         // uint32 (tokens), in the order of `ordered`
+  int64_t records;       // of each slice what the fused kernel's blocks hold in shared memory: ZipTiling::at
+  int64_t record_bytes;  // from one slice to the next
+  int64_t column_sums;   // float (attn_heads, tokens): of each head's attention, where several rows are averaged
+  int64_t head_stats;    // float2 (images, H): of CLS's softmax
+  int64_t scores;        // uint32 (tokens), in the order of `ordered`
   // Of the policy "distinct":
   int64_t lengths;    // float (tokens), as in shared memory
   int64_t closeness;  // float (tokens), likewise

@@ -40,17 +40,17 @@ VISIONZIP_HOST_DEVICE inline constexpr int heads_pitch(int H) { return H | 1; }
 // decides, and then what merges.
 struct SharedLayout {
   // Replicated: after an exchange every block of the team holds all tokens' values.
-  int32_t scores;         // uint32 (S), in the order of `ordered`
-  int32_t merged_into;    // uint16 (S): the target that a token joins, or kNone
-  int32_t softmax_stats;  // float2 (chunks, heads_pitch): maximum and sum of a chunk
+  int32_t scores;           // uint32 (S), in the order of `ordered`
+  int32_t merged_into;      // uint16 (S): the target that a token joins, or kNone
+  int32_t softmax_stats;    // float2 (chunks, heads_pitch): maximum and sum of a chunk
   int32_t selected_bitmap;  // uint32 (words): a bit a token, of those that do not remain
-  int32_t offers;         // uint4 (2, team_blocks): of the policy "distinct", what each block would take next
+  int32_t offers;           // uint4 (2, team_blocks): of the policy "distinct", what each block would take next
   int32_t replicated_end;
   // The block's own, always valid.
   int32_t selected_before;  // uint32 (words): selected tokens before each word of selected_bitmap
-  int32_t kept;          // uint16 (k): the token of each kept row
-  int32_t targets;       // uint16 (m)
-  int32_t digit_counts;  // int32 (kDigitRounds, 32): scores with each digit
+  int32_t kept;             // uint16 (k): the token of each kept row
+  int32_t targets;          // uint16 (m)
+  int32_t digit_counts;     // int32 (kDigitRounds, 32): scores with each digit
   int32_t overlay;
   // Until the assignments are shared.
   int32_t metric;         // float (own tokens, Dp)
