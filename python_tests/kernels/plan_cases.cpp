@@ -116,7 +116,7 @@ void check_global(const ZipProblem& problem, const ZipPlan& plan) {
   const GlobalLayout lies = make_global_layout(problem, plan.tiling);
   int64_t last = 0;
   for (const int64_t piece : {lies.records, lies.column_sums, lies.head_stats, lies.scores, lies.lengths,
-                              lies.closeness, lies.taken, lies.targets, lies.target_metric, lies.rest, lies.total}) {
+                              lies.resemblance, lies.taken, lies.targets, lies.target_metric, lies.rest, lies.total}) {
     require(piece >= last && piece % 128 == 0, "pieces of scratch memory overlap");
     last = piece;
   }

@@ -167,7 +167,7 @@ bool keeps_highest(const Case& c, const Inputs& in, int b, const int64_t* assign
 bool keeps_distinct(const Case& c, const Inputs& in, int b, const int64_t* assignment) {
   const std::vector<double> scores = scores_of(c, in, b);
   std::vector<std::vector<double>> units;
-  std::vector<double> closeness(static_cast<size_t>(c.S));
+  std::vector<double> resemblance(static_cast<size_t>(c.S));
   std::vector<bool> taken(static_cast<size_t>(c.S));
   for (int s = 0; s < c.S; s++) units.push_back(metric_of(c, in, b, s));
   const int count = c.k - c.keeps(0);
@@ -177,7 +177,7 @@ bool keeps_distinct(const Case& c, const Inputs& in, int b, const int64_t* assig
     for (int s = 0; s < c.S; s++) {
       const auto i = static_cast<size_t>(s);
       if (!c.is_candidate(s) || taken[i]) continue;
-      const double gain = scores[i] * (1 - closeness[i]);
+      const double gain = scores[i] * (1 - resemblance[i]);
       best = std::max(best, gain);
       if (!is_kept(c, assignment, s) || gain <= best_kept) continue;
       best_kept = gain;
@@ -187,7 +187,7 @@ bool keeps_distinct(const Case& c, const Inputs& in, int b, const int64_t* assig
     taken[next] = true;
     for (size_t i = 0; i < units.size(); i++) {
       const double similarity = std::inner_product(units[i].begin(), units[i].end(), units[next].begin(), 0.0);
-      closeness[i] = std::min(1.0, std::max(closeness[i], similarity));
+      resemblance[i] = std::min(1.0, std::max(resemblance[i], similarity));
     }
   }
   return true;
@@ -290,7 +290,7 @@ int run_zip_cases() {
     for (const Sizes& s : kSizes) {
       for (const bool from_queries : {false, true}) {
         if (!s.has_cls && (from_queries || !rule.keep_cls)) continue;
-        if (&rule != kRules && s.has_cls && from_queries == (number % 2 == 0)) continue;  // one source is enough
+        if (&rule != kRules && s.has_cls && from_queries == ((&s - kSizes) % 2 == 0)) continue;  // one source is enough
         const auto dtype = static_cast<DType>(number % 3);
         const MergeMode mode = number % 2 == 0 ? MergeMode::kResidual : MergeMode::kMean;
         number++;

@@ -20,9 +20,9 @@ __device__ __forceinline__ int token_of(Candidate candidate) {
 }
 
 // score: in the order of `ordered`; of what is selected already, kHighest.
-__device__ __forceinline__ Candidate candidate_of(unsigned score, float closeness, int token) {
+__device__ __forceinline__ Candidate candidate_of(unsigned score, float resemblance, int token) {
   if (score == kHighest) return kNobody;
-  return make_candidate(ordered(unordered(score) * (1.f - closeness)), ~static_cast<unsigned>(token));
+  return make_candidate(ordered(unordered(score) * (1.f - resemblance)), ~static_cast<unsigned>(token));
 }
 
 // A metric's length, given its product with itself; infinite where it has no direction, being zero or not finite:
@@ -32,9 +32,15 @@ __device__ __forceinline__ float length_or_infinity(float square) {
   return length > 0 && length < INFINITY ? length : INFINITY;
 }
 
-// A similarity that is NaN counts as 0.
-__device__ __forceinline__ float closer(float closeness, float similarity) {
-  return fminf(1.f, fmaxf(closeness, similarity));
+// A token after one more was taken: product is that of its metric with the taken one's unit vector.  At the start
+// nothing is resembled, and product is that of its metric with itself.  A similarity that is NaN counts as 0.
+__device__ __forceinline__ void compare(bool starts, float product, float& length, float& resemblance) {
+  if (starts) {
+    length = length_or_infinity(product);
+    resemblance = 0;
+  } else {
+    resemblance = fminf(1.f, fmaxf(resemblance, product / length));
+  }
 }
 
 }  // namespace visionzip::cuda

@@ -1,5 +1,5 @@
-// The launches of the policy "distinct": one for each token that is taken, and a last one.  Each notes what the one
-// before has taken, finds its slice's tokens' similarities to that, and offers its slice's best token.
+// The launches of the policy "distinct": one for each token that is taken, and a last one.  In each, a block notes what
+// the launch before has taken, compares its slice's tokens with that, and offers the best of them.
 #pragma once
 
 #include "cuda/kernels/distinct.cuh"
@@ -7,61 +7,35 @@
 
 namespace visionzip::cuda {
 
-// The metrics that a thread's lanes work on; the last again where there are fewer: no load waits for a branch.
-struct LaneMetrics {
-  const float* of[kLaneTokens];
-
-  __device__ __forceinline__ explicit LaneMetrics(const Slice<>& z) {
-#pragma unroll
-    for (int i = 0; i < kLaneTokens; i++) {
-      const int local = min(z.token_of_lanes(i), z.own_tokens - 1);
-      of[i] = z.at<float>(z.p.at.metric) + static_cast<int64_t>(local) * z.p.Dp;
-    }
-  }
-};
-
-// Each token's length; nothing is close to it yet.
-__device__ __forceinline__ void measure(const Slice<>& z, float* lengths, float* closeness) {
-  const LaneMetrics metrics(z);
-#pragma unroll
-  for (int i = 0; i < kLaneTokens; i++) {
-    const float length = length_or_infinity(multiply(metrics.of[i], metrics.of[i], z.p.Dp, z.sub));
-    if (z.sub != 0 || z.token_of_lanes(i) >= z.own_tokens) continue;
-    lengths[z.token_of_lanes(i)] = length;
-    closeness[z.token_of_lanes(i)] = 0;
-  }
-}
-
-// How close each token is once that one, whose metric is given, has been taken.
-__device__ __forceinline__ void compare(const Slice<>& z, const float* taken, float taken_length, const float* lengths,
-                                        float* closeness) {
-  const LaneMetrics metrics(z);
-  float sum[kLaneTokens] = {};
-  for (int d = z.sub * 4; d < z.p.Dp; d += 4 * kTokenLanes) {
-    const float4 unit = divide(*reinterpret_cast<const float4*>(taken + d), taken_length);
-#pragma unroll
-    for (int i = 0; i < kLaneTokens; i++) {
-      sum[i] = add_products(*reinterpret_cast<const float4*>(metrics.of[i] + d), unit, sum[i]);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kLaneTokens; i++) {
-    const float product = reduce<Sum, kTokenLanes>(sum[i]);
-    if (z.sub != 0 || z.token_of_lanes(i) >= z.own_tokens) continue;
-    float& own = closeness[z.token_of_lanes(i)];
-    own = closer(own, product / lengths[z.token_of_lanes(i)]);
-  }
-}
-
-// The slice's best token, for thread 0.
-__device__ __forceinline__ Candidate best_of_slice(const Slice<>& z, const unsigned* scores, const float* closeness,
+// The slice's best token, for all threads, once its tokens have been compared with the one that was taken, or, where
+// there is none, measured.  Eight lanes work on kLaneTokens tokens; on the last again where there are fewer: no load
+// waits for a branch.
+__device__ __forceinline__ Candidate best_of_slice(const Slice<>& z, const float* taken, float taken_length,
                                                    Candidate* of_warps) {
+  const GlobalParams& p = z.all;
+  const float* metrics = z.at<float>(p.at.metric);
+  float sum[kLaneTokens] = {};
+  for (int d = z.sub * 4; d < p.Dp; d += 4 * kTokenLanes) {
+    float4 unit{};
+    if (taken) unit = divide(*reinterpret_cast<const float4*>(taken + d), taken_length);
+#pragma unroll
+    for (int i = 0; i < kLaneTokens; i++) {
+      const auto local = static_cast<int64_t>(min(z.token_of_lanes(i), z.own_tokens - 1));
+      const float4 x = *reinterpret_cast<const float4*>(metrics + local * p.Dp + d);
+      sum[i] = add_products(x, taken ? unit : x, sum[i]);
+    }
+  }
+  const int64_t first = z.image_token + z.first_token;
   Candidate best = kNobody;
 #pragma unroll
   for (int i = 0; i < kLaneTokens; i++) {
+    const float product = reduce<Sum, kTokenLanes>(sum[i]);
     const int local = z.token_of_lanes(i);
     if (z.sub != 0 || local >= z.own_tokens) continue;
-    best = max(best, candidate_of(scores[local], closeness[local], z.first_token + local));
+    float& resemblance = scratch_at<float>(p, p.lies.resemblance)[first + local];
+    compare(!taken, product, scratch_at<float>(p, p.lies.lengths)[first + local], resemblance);
+    const unsigned score = scratch_at<unsigned>(p, p.lies.scores)[first + local];
+    best = max(best, candidate_of(score, resemblance, z.first_token + local));
   }
   best = reduce_max(best);
   if (z.lane == 0) of_warps[z.warp] = best;
@@ -78,22 +52,20 @@ __global__ void __launch_bounds__(kSliceThreads, 1) global_distinct_kernel(const
     const Slice<> z(p, team, slice);
     const int count = z.selected() - p.has_cls;
     if (z.is_empty() || p.step > count) continue;
-    const int64_t first = z.image_token + z.first_token;
-    unsigned* scores = scratch_at<unsigned>(p, p.lies.scores) + first;
-    float* lengths = scratch_at<float>(p, p.lies.lengths) + first;
-    float* closeness = scratch_at<float>(p, p.lies.closeness) + first;
     Candidate* of_steps = scratch_at<Candidate>(p, p.lies.taken) + z.image_kept;
-    const int taken = p.step > 0 ? token_of(of_steps[p.step - 1]) : -1, local = taken - z.first_token;
-    if (z.tid == 0 && local >= 0 && local < z.own_tokens) scores[local] = kHighest;
-    if (p.step == count) continue;
-    if (taken < 0) {
-      measure(z, lengths, closeness);
-    } else {
-      const float length = scratch_at<const float>(p, p.lies.lengths)[z.image_token + taken];
-      compare(z, z.metric(taken), length, lengths, closeness);
+    const float* metric = nullptr;
+    float length = 0;
+    if (p.step > 0) {
+      const int taken = token_of(of_steps[p.step - 1]), local = taken - z.first_token;
+      metric = z.metric(taken);
+      length = scratch_at<const float>(p, p.lies.lengths)[z.image_token + taken];
+      if (z.tid == 0 && local >= 0 && local < z.own_tokens) {
+        scratch_at<unsigned>(p, p.lies.scores)[z.image_token + taken] = kHighest;
+      }
+      __syncthreads();
     }
-    __syncthreads();  // the taken token's score
-    const Candidate best = best_of_slice(z, scores, closeness, of_warps);
+    if (p.step == count) continue;
+    const Candidate best = best_of_slice(z, metric, length, of_warps);
     if (z.tid == 0) atomicMax(&of_steps[p.step], best);
   }
 }

@@ -1,36 +1,38 @@
-// The policy "distinct", before phase 3: tokens are taken one after another, each the one with the highest score times
-// what no taken token's key resembles.  A taken token gets the highest score, by which phase 3 selects it.
+// The policy "distinct", before phase 3: tokens are taken one after another, each the one of highest score times what
+// no taken token's key resembles.  A taken token gets the highest score, by which phase 3 selects it.
 //
-// Each block knows its own tokens' lengths and closeness; a step is one barrier of the team, at which the blocks offer
-// their best tokens to each other.  The sum of a similarity has the shape of phase 4's.
+// Each block compares its own tokens with the last that was taken; a step is one barrier of the team, at which the
+// blocks offer their best tokens to each other.  The sum of a similarity has the shape of phase 4's.
 #pragma once
 
 #include "cuda/kernels/distinct.cuh"
 
 namespace visionzip::cuda {
 
-// For each of the block's tokens, eight lanes: lane 0 of them has f(local, metric), the token's closeness.  Returns
-// the candidate of highest gain that the lane has seen.
-template <class T, bool kFromQueries, class Team, class F>
-__device__ __forceinline__ Candidate best_of_tokens(const ZipImage<T, kFromQueries, Team>& z, F&& f) {
+// Each of the block's tokens is compared with the last that was taken, or, at the start, measured.  Returns the best of
+// those that the lane has seen.
+template <class T, bool kFromQueries, class Team>
+__device__ __forceinline__ Candidate best_of_lane(const ZipImage<T, kFromQueries, Team>& z, bool starts) {
   const ZipParams& p = z.p;
-  const float* metrics = z.template at<float>(p.at.metric);
+  const float* unit = z.template at<float>(p.at.unit);
   Candidate best = kNobody;
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
     const int own = base + z.lane / kTokenLanes, local = min(own, z.own_tokens - 1);
-    const float closeness = f(local, metrics + static_cast<size_t>(local) * p.Dp, own < z.own_tokens && z.sub == 0);
+    const float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
+    const float product = multiply(metric, starts ? metric : unit, p.Dp, z.sub);
     if (own >= z.own_tokens || z.sub != 0) continue;
+    float& resemblance = z.template at<float>(p.at.resemblance)[local];
+    compare(starts, product, z.template at<float>(p.at.lengths)[local], resemblance);
     const int token = z.first_token + local;
-    best = max(best, candidate_of(z.template at<unsigned>(p.at.scores)[token], closeness, token));
+    best = max(best, candidate_of(z.template at<unsigned>(p.at.scores)[token], resemblance, token));
   }
   return best;
 }
 
-// The best of all lanes of the block.
 template <class T, bool kFromQueries, class Team>
-__device__ __forceinline__ Candidate best_of_block(const ZipImage<T, kFromQueries, Team>& z, Candidate best) {
+__device__ __forceinline__ Candidate best_of_block(const ZipImage<T, kFromQueries, Team>& z, bool starts) {
   Candidate* of_warps = z.template at<Candidate>(z.p.at.of_warps);
-  best = reduce_max(best);
+  const Candidate best = reduce_max(best_of_lane(z, starts));
   if (z.lane == 0) of_warps[z.warp] = best;
   __syncthreads();
   return reduce_max(z.lane < z.warps ? of_warps[z.lane] : kNobody);
@@ -41,8 +43,8 @@ struct Taken {
   float length;  // of its metric
 };
 
-// The best of all blocks' candidates.  Offers of two steps lie beside each other: a quick block makes the next one
-// while a slow one still reads.
+// The best of all blocks' tokens, given the own block's.  Offers of two steps lie beside each other: a quick block
+// makes the next one while a slow one still reads.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ Taken best_of_team(const ZipImage<T, kFromQueries, Team>& z, int step, Candidate own) {
   const ZipParams& p = z.p;
@@ -63,7 +65,7 @@ __device__ __forceinline__ Taken best_of_team(const ZipImage<T, kFromQueries, Te
   return {token, __uint_as_float(offers[token / z.block_tokens].z)};
 }
 
-// The taken token as a unit vector, for the block.
+// The taken token's metric as a unit vector.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void load_unit(const ZipImage<T, kFromQueries, Team>& z, const Taken& taken) {
   const ZipParams& p = z.p;
@@ -72,36 +74,18 @@ __device__ __forceinline__ void load_unit(const ZipImage<T, kFromQueries, Team>&
     const float4 x = z.team.metric4(metric, z.block_tokens, p.Dp, taken.token, d);
     *reinterpret_cast<float4*>(z.template at<float>(p.at.unit) + d) = divide(x, taken.length);
   }
-  __syncthreads();
 }
 
+// Peers' metrics are not read after the last barrier: they may be gone by then.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void take_distinct(const ZipImage<T, kFromQueries, Team>& z) {
-  const ZipParams& p = z.p;
-  float* lengths = z.template at<float>(p.at.lengths);
-  float* closenesses = z.template at<float>(p.at.closeness);
-  const float* unit = z.template at<float>(p.at.unit);
-  const int count = z.selected() - p.has_cls;
-  Candidate best = best_of_tokens(z, [&](int local, const float* metric, bool stores) {
-    const float length = length_or_infinity(multiply(metric, metric, p.Dp, z.sub));
-    if (stores) {
-      lengths[local] = length;
-      closenesses[local] = 0;
-    }
-    return 0.f;
-  });
+  const int count = z.selected() - z.p.has_cls;
+  Taken taken{};
   for (int step = 0; step < count; step++) {
-    const Taken taken = best_of_team(z, step, best_of_block(z, best));
-    if (z.tid == 0) z.template at<unsigned>(p.at.scores)[taken.token] = kHighest;
-    if (step + 1 == count) break;
-    load_unit(z, taken);
-    best = best_of_tokens(z, [&](int local, const float* metric, bool stores) {
-      const float product = multiply(metric, unit, p.Dp, z.sub);
-      if (!stores) return 0.f;
-      const float closeness = closer(closenesses[local], product / lengths[local]);
-      closenesses[local] = closeness;
-      return closeness;
-    });
+    if (step > 0) load_unit(z, taken);
+    __syncthreads();  // the unit vector, and the taken token's score
+    taken = best_of_team(z, step, best_of_block(z, step == 0));
+    if (z.tid == 0) z.template at<unsigned>(z.p.at.scores)[taken.token] = kHighest;
   }
   __syncthreads();
 }

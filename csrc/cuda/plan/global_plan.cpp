@@ -60,7 +60,7 @@ GlobalLayout make_global_layout(const ZipProblem& p, const ZipTiling& tiling) {
   lies.scores = scratch.take(4 * p.all_tokens);
   const int64_t distinct = p.policy == SelectionPolicy::kDistinct ? 1 : 0;
   lies.lengths = scratch.take(distinct * 4 * p.all_tokens);
-  lies.closeness = scratch.take(distinct * 4 * p.all_tokens);
+  lies.resemblance = scratch.take(distinct * 4 * p.all_tokens);
   lies.taken_bytes = distinct * 8 * most_of_all(p, p.k);
   lies.taken = scratch.take(lies.taken_bytes);
   lies.targets = scratch.take(4 * targets);

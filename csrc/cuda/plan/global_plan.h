@@ -18,9 +18,9 @@ struct GlobalLayout {
   int64_t head_stats;    // float2 (images, H): of CLS's softmax
   int64_t scores;        // uint32 (tokens), in the order of `ordered`
   // Of the policy "distinct":
-  int64_t lengths;    // float (tokens), as in shared memory
-  int64_t closeness;  // float (tokens), likewise
-  int64_t taken;      // uint64 (kept): of each step the best candidate
+  int64_t lengths;      // float (tokens), as in shared memory
+  int64_t resemblance;  // float (tokens), likewise
+  int64_t taken;        // uint64 (kept): of each step the best candidate
   int64_t taken_bytes;
   int64_t targets;        // int32 (targets): each one's token
   int64_t target_metric;  // float (targets, Dp), unit vectors

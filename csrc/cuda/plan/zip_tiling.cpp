@@ -47,7 +47,7 @@ int32_t lay_out_decision(const ZipProblem& p, const ZipTiling& tiling, SharedLay
   at.target_metric = targets.take(int64_t{4} * std::min(p.m, kTargetTile) * tiling.Dp);
   const int64_t distinct = p.policy == SelectionPolicy::kDistinct ? 1 : 0;
   at.lengths = taking.take(distinct * 4 * own);
-  at.closeness = taking.take(distinct * 4 * own);
+  at.resemblance = taking.take(distinct * 4 * own);
   at.unit = taking.take(distinct * 4 * tiling.Dp);
   at.of_warps = taking.take(distinct * 8 * (kZipThreads / 32));
   return std::max({scoring.end(), targets.end(), taking.end()});

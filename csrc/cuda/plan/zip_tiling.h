@@ -59,10 +59,10 @@ struct SharedLayout {
   int32_t logits;         // float (own tokens, heads_pitch); of given attention sums, (heads, own tokens)
   int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
   // Of the policy "distinct", over those as well.
-  int32_t lengths;    // float (own tokens): of metrics; infinite where they have no direction
-  int32_t closeness;  // float (own tokens): similarity to the nearest of the tokens taken so far; 0 to 1
-  int32_t unit;       // float (Dp): the last of them, as a unit vector
-  int32_t of_warps;   // uint64 (warps): what each would take next
+  int32_t lengths;      // float (own tokens): of metrics; infinite where they have no direction
+  int32_t resemblance;  // float (own tokens): similarity to the nearest of the tokens taken so far; 0 to 1
+  int32_t unit;         // float (Dp): the last of them, as a unit vector
+  int32_t of_warps;     // uint64 (warps): what each would take next
   // After that.
   int32_t token_list;         // uint16 (R - m): tokens by target, ascending
   int32_t first_of_target;    // int32 (m + 1)
