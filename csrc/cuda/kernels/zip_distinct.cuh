@@ -16,6 +16,7 @@ __device__ __forceinline__ Candidate best_of_lane(const ZipImage<T, kFromQueries
   const ZipParams& p = z.p;
   const float* unit = z.template at<float>(p.at.unit);
   Candidate best = kNobody;
+#pragma unroll 1
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
     const int own = base + z.lane / kTokenLanes, local = min(own, z.own_tokens - 1);
     const float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
@@ -55,11 +56,13 @@ __device__ __forceinline__ Taken best_of_team(const ZipImage<T, kFromQueries, Te
         make_uint4(static_cast<unsigned>(own), static_cast<unsigned>(own >> 32), __float_as_uint(length), 0);
   }
   __syncthreads();
-  z.team.spread(offers, z.team.rank, 1);
+  auto* words = reinterpret_cast<unsigned*>(offers);
+  z.team.spread(words, 4 * z.team.rank, 4);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(offers, p.team_blocks);
+  z.team.fetch(words, 4 * p.team_blocks);
   Candidate best = kNobody;
+#pragma unroll 1
   for (int b = z.lane; b < p.team_blocks; b += 32) best = max(best, make_candidate(offers[b].y, offers[b].x));
   const int token = token_of(reduce_max(best));
   return {token, __uint_as_float(offers[token / z.block_tokens].z)};
@@ -70,6 +73,7 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void load_unit(const ZipImage<T, kFromQueries, Team>& z, const Taken& taken) {
   const ZipParams& p = z.p;
   const float* metric = z.template at<float>(p.at.metric);
+#pragma unroll 1
   for (int d = z.tid * 4; d < p.Dp; d += z.threads * 4) {
     const float4 x = z.team.metric4(metric, z.block_tokens, p.Dp, taken.token, d);
     *reinterpret_cast<float4*>(z.template at<float>(p.at.unit) + d) = divide(x, taken.length);
@@ -81,6 +85,7 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void take_distinct(const ZipImage<T, kFromQueries, Team>& z) {
   const int count = z.selected() - z.p.has_cls;
   Taken taken{};
+#pragma unroll 1
   for (int step = 0; step < count; step++) {
     if (step > 0) load_unit(z, taken);
     __syncthreads();  // the unit vector, and the taken token's score
