@@ -127,12 +127,7 @@ def test_distinct_tokens_of_images_beyond_shared_memory(rng):
 
 def test_the_operators_suite_on_this_path():
     some = ("test_ties.py", "test_extreme_values.py", "test_policy.py")
-    random = (
-        "test_any_operator",
-        "test_any_packed_operator",
-        "test_any_values",
-        "test_any_batch",
-    )  # by the tests above
+    random = ("test_any_operator", "test_any_packed_operator", "test_any_values", "test_any_batch")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         + ["-k", " and not ".join(("emulated", *random))]
