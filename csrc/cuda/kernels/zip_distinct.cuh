@@ -60,12 +60,19 @@ __device__ __forceinline__ Taken best_of_team(const ZipImage<T, kFromQueries, Te
   z.team.spread(words, 4 * z.team.rank, 4);
   z.team.arrive();
   z.team.wait();
-  z.team.fetch(words, 4 * p.team_blocks);
   Candidate best = kNobody;
+  float length = 0;
 #pragma unroll 1
-  for (int b = z.lane; b < p.team_blocks; b += 32) best = max(best, make_candidate(offers[b].y, offers[b].x));
-  const int token = token_of(reduce_max(best));
-  return {token, __uint_as_float(offers[token / z.block_tokens].z)};
+  for (int b = z.lane; b < p.team_blocks; b += 32) {
+    const uint4 offer = z.team.read(offers, b);
+    const Candidate candidate = make_candidate(offer.y, offer.x);
+    if (candidate <= best) continue;
+    best = candidate;
+    length = __uint_as_float(offer.z);
+  }
+  const Candidate highest = reduce_max(best);
+  const unsigned winners = __ballot_sync(kAllLanes, best == highest);  // one lane
+  return {token_of(highest), __shfl_sync(kAllLanes, length, __popc(winners - 1))};
 }
 
 // The taken token's metric as a unit vector.
