@@ -1,6 +1,6 @@
 """VisionZip for the models of Hugging Face transformers (4.57 and 5.x).
 
-api.py               what users call: compress, restore, last_zip, supported_models
+api.py               what users call: compress, restore, last_zip, mark_tuned, supported_models
 released.py          visionzip(model, ...): the released package's call
 encoders.py          VisionZipEncoder: the same for bare encoders and for the original LLaVA's vision towers
 dual_encoder.py      VisionZipDualEncoder: for a pair of encoders
@@ -21,6 +21,7 @@ from visionzip_ext.integrations.transformers.api import (
     compress,
     compress_as_configured,
     last_zip,
+    mark_tuned,
     restore,
     supported_models,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "compress",
     "compress_as_configured",
     "last_zip",
+    "mark_tuned",
     "restore",
     "supported_models",
     "visionzip",

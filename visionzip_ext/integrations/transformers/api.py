@@ -12,7 +12,14 @@ from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
 from visionzip_ext.integrations.transformers.processors import placeholders
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
-from visionzip_ext.integrations.transformers.settings import CONFIG_KEY, Settings, asked_budget, keywords_in
+from visionzip_ext.integrations.transformers.settings import (
+    CONFIG_KEY,
+    TUNED_KEY,
+    Settings,
+    asked_budget,
+    keywords_in,
+    tuned_otherwise,
+)
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
 from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiled_images import check_layout
@@ -86,6 +93,7 @@ def compress(
     check_layout(layout)
     asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per)
     adapter = family(model, Settings(asked, layout, early_exit))
+    _warn_if_tuned_otherwise(adapter)
     change = None
     if processor is not None:
         change = adapter.placeholders(processor)
@@ -112,6 +120,29 @@ def compress_as_configured(model: Model, processor: ProcessorMixin | None = None
             "compressed when it was saved; call visionzip_ext.compress(model, processor, dominant=..., contextual=...)"
         )
     return compress(model, processor, **keywords)
+
+
+def mark_tuned(model: Model) -> Model:
+    """Write into the model's config that its weights were tuned with the setting that it is compressed to.
+
+    `save_pretrained` writes it, as `visionzip_tuned`. It speaks of the weights: `restore` leaves it there, and
+    `compress` warns where a setting differs from it.
+
+    Args:
+        model: a model that `compress` was called on.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: an unknown model.
+        ValueError: the model is not compressed.
+    """
+    adapter = adapter_for(model).attached_to(model)
+    if adapter is None:
+        raise ValueError(f"this {type(model).__name__} is not compressed; call visionzip_ext.compress before tuning")
+    setattr(adapter.base_model.config, TUNED_KEY, adapter.settings.as_keywords())
+    return model
 
 
 def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
@@ -187,6 +218,22 @@ def _warn_if_taken_away(processor: ProcessorMixin, adapter: ModelAdapter) -> Non
             f"this {type(processor).__name__} was changed for another model, which is compressed otherwise and from "
             "now on gets a wrong number of placeholders from it; give each model a processor of its own "
             "(from_pretrained, or copy.deepcopy)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_if_tuned_otherwise(adapter: ModelAdapter) -> None:
+    """Warn if the weights were tuned with another setting."""
+    tuned = keywords_in(adapter.base_model.config, TUNED_KEY)
+    if tuned is None:
+        return
+    asked = adapter.settings.as_keywords()
+    if names := tuned_otherwise(asked, tuned):
+        here, there = (", ".join(f"{name}={of.get(name)!r}" for name in names) for of in (asked, tuned))
+        warnings.warn(
+            f"this checkpoint was tuned with {there} (config.{TUNED_KEY}), and is compressed with {here} now: it may "
+            "answer worse than one that was not tuned",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from visionzip_ext.tokens.budget import Budget, Share
 
 CONFIG_KEY = "visionzip"
+TUNED_KEY = "visionzip_tuned"
 _BUDGET_KEYWORDS = ("dominant", "contextual", "keep", "min_tokens", "max_tokens")
 _KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "early_exit")
 
@@ -33,19 +34,23 @@ class Settings:
         return asked | {"layout": self.layout, "early_exit": self.early_exit}
 
 
-def keywords_in(config: Any) -> dict[str, Any] | None:
+def keywords_in(config: Any, key: str = CONFIG_KEY) -> dict[str, Any] | None:
     """The keyword arguments of `compress` that a model's config holds; None if it holds none.
+
+    Args:
+        config: the base model's.
+        key: `CONFIG_KEY`, the setting that the model was compressed to; or `TUNED_KEY`, that its weights were tuned to.
 
     Raises:
         TypeError: there is something else than a dict.
         ValueError: there is a key that is no keyword argument of `compress`.
     """
-    setting = getattr(config, CONFIG_KEY, None)
+    setting = getattr(config, key, None)
     if setting is None:
         return None
     if not isinstance(setting, Mapping):
         raise TypeError(
-            f"config.{CONFIG_KEY} must be a dict of keyword arguments of compress ({', '.join(_KEYWORDS)}), got "
+            f"config.{key} must be a dict of keyword arguments of compress ({', '.join(_KEYWORDS)}), got "
             f"{setting!r} of type {type(setting).__name__}"
         )
     keywords = dict(setting)
@@ -53,10 +58,20 @@ def keywords_in(config: Any) -> dict[str, Any] | None:
         keywords["budget_per"] = keywords.pop("budget")
     if unknown := keywords.keys() - set(_KEYWORDS):
         raise ValueError(
-            f"config.{CONFIG_KEY} has unknown keys {sorted(map(str, unknown))}; expected keyword arguments of "
+            f"config.{key} has unknown keys {sorted(map(str, unknown))}; expected keyword arguments of "
             f"compress: {', '.join(_KEYWORDS)}"
         )
     return keywords
+
+
+def tuned_otherwise(asked: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[str]:
+    """The keywords of `compress` in which a setting differs from that of tuning, of those that tuned weights depend on.
+
+    Args:
+        asked: all keywords of the setting, as `Settings.as_keywords` makes them.
+        tuned: those of tuning; what an earlier version did not write down is not compared.
+    """
+    return [name for name in _KEYWORDS if name != "early_exit" and name in tuned and tuned[name] != asked.get(name)]
 
 
 def asked_budget(
