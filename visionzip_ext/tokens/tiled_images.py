@@ -113,13 +113,40 @@ class TiledImages:
         Returns:
             (tokens, channels).
         """
-        keys = self._keys(image, places)
+        keys = torch.cat([self._keys(image, places), self._newline_keys(image, places.device)])
         if newlines := self._newlines(image):
             rows = torch.cat([rows, newline.to(rows).expand(newlines, -1)])
-            first = image.unpadded.top  # of a base tile alone: 0, and one line
-            width = image.grid[1] * self.patches + 1
-            keys = torch.cat([keys, torch.arange(first + 1, first + newlines + 1, device=keys.device) * width - 1])
         return rows[keys.argsort()]
+
+    def full_places(self, image: TiledImage, places: Tensor, shown: tuple[int, int]) -> tuple[Tensor, int]:
+        """Where an image's tokens would stand if all were there, in the native layout.
+
+        Args:
+            image: what the rows are of.
+            places: (n,): as in `arrange`.
+            shown: rows and columns of tokens that the model shows of the grid without compression.
+
+        Returns:
+            ((tokens,) int64: of each token of `arrange`, its place, CLS that of the first patch; how many there are).
+        """
+        base_tile, base_rows = self.patches**2, image.tiles[0].budget.tokens
+        top, bottom, left, right = image.unpadded
+        width = image.grid[1] * self.patches + 1
+        keys = torch.cat([self._keys(image, places), self._newline_keys(image, places.device)])
+        # What comes before the grid has a key below zero: the base tile's tokens, and the other tiles' CLS.
+        row = (keys // width - top).clamp(min=0) * shown[0] // max(1, bottom - top)
+        column = (keys % width - left).clamp(0, right - left) * shown[1] // max(1, right - left)
+        place = base_tile + row * (shown[1] + 1) + column
+        place = torch.where(keys < 0, base_tile, place)
+        place[:base_rows] = (places[:base_rows] - int(self.has_cls)).clamp(min=0)
+        lines = shown[0] if image.grid[0] else 1
+        return place[keys.argsort()], base_tile + lines * (shown[1] + 1)
+
+    def _newline_keys(self, image: TiledImage, device: torch.device) -> Tensor:
+        """Of each newline: a number as those of `_keys`."""
+        first = image.unpadded.top  # of a base tile alone: 0, and one line
+        width = image.grid[1] * self.patches + 1
+        return torch.arange(first + 1, first + self._newlines(image) + 1, device=device) * width - 1
 
     def _keys(self, image: TiledImage, places: Tensor) -> Tensor:
         """(n,): numbers, all different, by whose order the rows are sorted."""

@@ -9,6 +9,7 @@ registry.py          which families of models are supported, one row each
 families/            one file a family
 adapter.py           what a family's file fills in
 settings.py          what compress was asked for, and its form in the model's config
+sequence_positions.py  positions="kept", for models that count tokens
 image_features.py    puts the features where the model looks for them
 towers/              vision towers that hand out the queries and keys of their select layer
 processors/          make a processor write as many placeholders as there are visual tokens

@@ -12,11 +12,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers.image_features import FeatureMethod, as_returned
 from visionzip_ext.integrations.transformers.processors.placeholders import PlaceholderChange
+from visionzip_ext.integrations.transformers.sequence_positions import SequencePositions
 from visionzip_ext.integrations.transformers.settings import Settings
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.integrations.transformers.weak_link import OwnerLink, WeakLink
 from visionzip_ext.tokens.budget import Budget, Share
 from visionzip_ext.tokens.decision import ZipDecision
+from visionzip_ext.tokens.full_places import FullPlaces
 from visionzip_ext.tokens.tiles import Tile
 from visionzip_ext.tokens.zip_tiles import ZippedTiles, zip_tiles
 
@@ -31,14 +33,19 @@ class ModelAdapter(ABC):
 
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
+        positions: the values of `compress`'s `positions` that have a meaning for the family, its default first.
+        language_model: the base model's attribute that is its language model.
         any_size: the images of the family have any number of tokens, so that `compress`'s `keep` has a meaning.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
+        sequence: keeps positions, where that was asked for and they are counted in one dimension.
         last_decision: of the latest forward in any thread; None before the first.
     """
 
     layouts: tuple[str, ...] = ("released",)
+    positions: tuple[str, ...] = ("renumbered",)
+    language_model = "language_model"
     any_size = False
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
@@ -61,6 +68,8 @@ class ModelAdapter(ABC):
                 f"{type(model).__name__} makes the same number of tokens of every image or tile: give dominant= and "
                 "contextual="
             )
+        self.check_positions(model)
+        self.sequence = self.make_sequence(model)
         self.towers = self.make_towers()
         self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
@@ -94,6 +103,24 @@ class ModelAdapter(ABC):
         """What was asked for, of a family with a fixed number of tokens."""
         assert isinstance(self.settings.budget, Budget)  # see the constructor
         return self.settings.budget
+
+    def check_positions(self, model: PreTrainedModel) -> None:
+        """Raise ValueError unless the settings' `positions` have a meaning for the family."""
+        if self.settings.positions not in self.positions:
+            raise ValueError(
+                f'positions="{self.settings.positions}" has no meaning for {type(model).__name__}; it takes '
+                f'"{self.positions[0]}", its default'
+            )
+
+    def make_sequence(self, model: PreTrainedModel) -> SequencePositions | None:
+        """`sequence`, of which nothing is at work yet.
+
+        Raises:
+            ValueError: as `SequencePositions`.
+        """
+        if self.settings.positions != "kept":
+            return None
+        return SequencePositions(model, self.base_model, self.language_model)
 
     @abstractmethod
     def make_towers(self) -> dict[str, ZipTower]:
@@ -134,6 +161,8 @@ class ModelAdapter(ABC):
             undo.pop_all()
         for name, answer in self.feature_methods.items():
             setattr(self.base_model, name, FeatureMethod(answer, type(self.base_model), name))
+        if self.sequence is not None:
+            self.sequence.attach(self.base_model)
         setattr(self.base_model, _ATTRIBUTE, self)
 
     def detach(self) -> None:
@@ -141,6 +170,8 @@ class ModelAdapter(ABC):
         delattr(self.base_model, _ATTRIBUTE)
         for name in self.feature_methods:
             delattr(self.base_model, name)
+        if self.sequence is not None:
+            self.sequence.detach()
         for tower in self.towers.values():
             tower.detach()
 
@@ -170,3 +201,8 @@ class ModelAdapter(ABC):
         """See `image_features.as_returned`."""
         wanted = self.base_model.config.return_dict if return_dict is None else return_dict
         return as_returned(features, encoded.outputs, bool(wanted))
+
+    def note_places(self, modality: str, places: FullPlaces, outputs: Any) -> None:
+        """Features were made, of tokens that stand at these places; `outputs` is what is returned of them."""
+        if self.sequence is not None:
+            self.sequence.note(modality, places, outputs)

@@ -17,6 +17,7 @@ from visionzip_ext.integrations.transformers.settings import (
     TUNED_KEY,
     Settings,
     asked_budget,
+    asked_positions,
     keywords_in,
     tuned_otherwise,
 )
@@ -39,6 +40,7 @@ def compress(
     merge: str = "residual",
     budget_per: str = "tile",
     layout: str = "released",
+    positions: str | None = None,
     early_exit: bool = True,
     budget: str | None = None,
 ) -> Model:
@@ -71,6 +73,13 @@ def compress(
             without newlines; "native": the model's own raster order with newlines, padding left out. The newlines come
             on top of the budget: five tiles of 32, 64 or 128 tokens, 160, 320 or 640 in the paper's tables, become
             208, 368 or 688 of a LLaVA-NeXT image without padding.
+        positions: which position ids visual tokens have in the language model. "renumbered", the default, as in the
+            released implementation: those of the shorter prompt. "kept": those that they have where all are there, a
+            merged token that of the token that the others were merged into, and text goes on behind all of them; CLS,
+            of models that do not show it, stands where the first patch does. Models that were not tuned with fewer
+            tokens answer better so, models that were tuned with renumbered ones worse. `position_ids` of your own, in
+            `forward` or `generate`, stay as they are. Of models that cut images into tiles it is for layout="native".
+            Qwen2-VL and its successors always keep their 3D positions: there "kept" is the default.
         early_exit: leave out the vision tower's layers after the one whose features the model uses. Where
             `output_hidden_states` or `output_attentions` is asked for, in a call or in the tower's config, all run.
         budget: the old name of `budget_per`, of which a DeprecationWarning tells.
@@ -83,16 +92,17 @@ def compress(
             is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`; both `keep` and
             `dominant` or `contextual`; bounds without `keep`.
         ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1] or of a model whose images all
-            have the same number of tokens, an unknown `merge`, `budget_per` or `layout`, a
-            `vision_feature_layer` that cannot be used, a processor that belongs to another model, a vision tower that
-            is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
+            have the same number of tokens, an unknown `merge`, `budget_per`, `layout` or `positions`, positions that
+            the model cannot have, a `vision_feature_layer` that cannot be used, a processor that belongs to another
+            model, a vision tower that is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     if budget is not None:
         budget_per = _by_its_old_name(budget, budget_per)
     check_layout(layout)
     asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per)
-    adapter = family(model, Settings(asked, layout, early_exit))
+    asked_for = Settings(asked, layout, asked_positions(positions, family.positions), early_exit)
+    adapter = family(model, asked_for)
     _warn_if_tuned_otherwise(adapter)
     change = None
     if processor is not None:

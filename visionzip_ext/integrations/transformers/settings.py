@@ -11,7 +11,8 @@ from visionzip_ext.tokens.budget import Budget, Share
 CONFIG_KEY = "visionzip"
 TUNED_KEY = "visionzip_tuned"
 _BUDGET_KEYWORDS = ("dominant", "contextual", "keep", "min_tokens", "max_tokens")
-_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "early_exit")
+_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "positions", "early_exit")
+POSITIONS = ("renumbered", "kept")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Settings:
 
     budget: Budget | Share
     layout: str = "released"
+    positions: str = "renumbered"
     early_exit: bool = True
 
     def as_keywords(self) -> dict[str, Any]:
@@ -31,7 +33,7 @@ class Settings:
         else:
             asked = {"dominant": budget.dominant, "contextual": budget.contextual}
             asked |= {"merge": budget.merge, "budget_per": budget.per}
-        return asked | {"layout": self.layout, "early_exit": self.early_exit}
+        return asked | {"layout": self.layout, "positions": self.positions, "early_exit": self.early_exit}
 
 
 def keywords_in(config: Any, key: str = CONFIG_KEY) -> dict[str, Any] | None:
@@ -62,6 +64,19 @@ def keywords_in(config: Any, key: str = CONFIG_KEY) -> dict[str, Any] | None:
             f"compress: {', '.join(_KEYWORDS)}"
         )
     return keywords
+
+
+def asked_positions(positions: str | None, of_family: tuple[str, ...]) -> str:
+    """The value of `compress`'s `positions`; by default the first of those that a family knows.
+
+    Raises:
+        ValueError: another word than those of `POSITIONS`.
+    """
+    if positions is None:
+        return of_family[0]
+    if positions not in POSITIONS:
+        raise ValueError(f'positions must be "renumbered" or "kept", got {positions!r}')
+    return positions
 
 
 def tuned_otherwise(asked: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[str]:

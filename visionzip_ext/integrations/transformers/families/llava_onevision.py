@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from visionzip_ext.integrations.transformers.processors.checks import (
     check_token,
 )
 from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders
+from visionzip_ext.tokens.tiles import Region
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
     """
 
     processor_class = "LlavaOnevisionProcessor"
+    newlines_of_video = 1
 
     def image_features(
         self,
@@ -60,6 +63,18 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         layer = vision_feature_layer, vision_feature_select_strategy
         return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
 
+    @property
+    def pooled_side(self) -> int:
+        """See `LlavaNextVideoAdapter.pooled_side`; this model's pooling rounds up."""
+        return math.ceil(self.tower.patches / 2)
+
+    def shown_grid(self, unpadded: Region) -> tuple[int, int]:
+        """See `LlavaNextAdapter.shown_grid`; without compression this model scales a large grid down."""
+        rows, columns = super().shown_grid(unpadded)
+        most_tiles = int(self.base_model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        ratio = math.sqrt(rows * columns / (most_tiles * self.tower.patches**2))
+        return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
     def finished_videos(self, features: Tensor) -> Tensor:
         """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
         if not RETURNS_OUTPUT_OBJECT:  # transformers 4 adds it later
@@ -80,4 +95,4 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         check_pinpoints(processor, config)
         for modality in self.modalities:
             check_token(processor, config, modality)
-        return CountedPlaceholders(OnevisionCounts(self.images, self.grids, newlines_of_video=1))
+        return CountedPlaceholders(OnevisionCounts(self.images, self.grids, self.newlines_of_video))

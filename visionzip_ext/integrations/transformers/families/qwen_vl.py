@@ -36,6 +36,7 @@ class Qwen2VLAdapter(ModelAdapter):
     """
 
     any_size = True
+    positions = ("kept",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
@@ -60,6 +61,17 @@ class Qwen2VLAdapter(ModelAdapter):
     def images(self) -> PackedImages:
         """The budgets of this model's images and videos."""
         return PackedImages(self.settings.budget, self.base_model.config.vision_config.spatial_merge_size)
+
+    def check_positions(self, model: Any) -> None:
+        """See `ModelAdapter.check_positions`."""
+        if self.settings.positions not in self.positions:
+            raise ValueError(
+                f'positions="{self.settings.positions}" has no meaning for {type(model).__name__}, whose tokens '
+                'have 3D positions in a grid, with gaps where some are left out; it takes "kept", its default'
+            )
+
+    def make_sequence(self, model: Any) -> None:
+        """Nothing: positions are kept by `rope_index`."""
 
     def check_budget(self) -> None:
         """Nothing: how many cells there are is known of each image alone."""
