@@ -365,3 +365,14 @@ def test_a_share_where_images_all_have_the_same_number_of_tokens():
     family = tiny_families.FAMILIES[0]
     with pytest.raises(ValueError, match=r"keep=0\.1 is for models whose images have any size.*give dominant="):
         compress(family.model(), family.processor(), keep=0.1)
+
+
+@families
+def test_positions_are_always_kept(family):
+    model, processor = compressed(family)
+    assert model.config.visionzip["positions"] == "kept"
+    inputs = asked(processor)
+    expected = answer(model, inputs)
+    assert torch.equal(answer(compress(model, processor, dominant=K, contextual=M, positions="kept"), inputs), expected)
+    with pytest.raises(ValueError, match=r'positions="renumbered" has no meaning for .* 3D positions .* takes "kept"'):
+        compress(model, processor, dominant=K, contextual=M, positions="renumbered")

@@ -134,8 +134,9 @@ class SequencePositions:
         for modality, outputs in (given.get("mm_encoder_outputs") or {}).items():
             if outputs is None:
                 continue
-            call.places[modality] = getattr(outputs, _PLACES, None)
-            if call.moves and call.places[modality] is None:
+            if (places := getattr(outputs, _PLACES, None)) is not None:
+                call.places[modality] = places
+            elif call.moves:
                 raise RuntimeError(
                     f'mm_encoder_outputs["{modality}"] do not say which tokens they are of, which positions="kept" '
                     f"needs: pass what get_{modality}_features returned, whole (prefill_chunk_size=None), or "
