@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import tiny_models as tiny
 from support.compressed_families import as_embeddings
-from support.positions import K, M, compressed, model_of, positions_seen
+from support.positions import K, M, compressed, kept, model_of, positions_seen
 from support.tiny_families import FAMILIES
 from support.tiny_models import TRANSFORMERS, padded, prompt
 from transformers import DynamicCache, LlavaForConditionalGeneration
@@ -18,7 +18,9 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from visionzip_ext import compress, compress_as_configured, last_zip, mark_tuned, restore
 
 TOKENS, PATCHES, NEW = K + M, 16, 5
-LLAVA, LLAVA_NEXT = (next(family for family in FAMILIES if family.name == name) for name in ("Llava", "LlavaNext"))
+LLAVA, LLAVA_NEXT, ONEVISION = (
+    next(family for family in FAMILIES if family.name == name) for name in ("Llava", "LlavaNext", "LlavaOnevision")
+)
 OPTIONS = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
 
 
@@ -53,10 +55,10 @@ def test_rows_of_images_and_merged_ones_stand_where_the_paper_puts_them(llava):
     batch = batch_of(prompt([1, 5], TOKENS, [7], TOKENS, [8]), prompt([1, 9], TOKENS, [10, 11]), images=3)
     logits(llava, **batch)
     places = []
-    for kept in last_zip(llava).indices:
-        rest = [token for token in range(PATCHES + 1) if token not in kept.tolist()]
+    for indices in last_zip(llava).indices:
+        rest = [token for token in range(PATCHES + 1) if token not in indices.tolist()]
         step = len(rest) // M
-        places.append([max(token - 1, 0) for token in [*kept.tolist(), *rest[::step][:M]]])
+        places.append([max(token - 1, 0) for token in [*indices.tolist(), *rest[::step][:M]]])
     first, second, third = (torch.tensor(place) for place in places)
     at = 2 + PATCHES
     expected = [0, 1, *(2 + first), at, *(at + 1 + second), at + 1 + PATCHES]
@@ -144,7 +146,8 @@ def test_a_cache_that_is_cropped_or_emptied(llava):
     seen = positions_seen(llava, LLAVA)
     step = {"input_ids": torch.tensor([[5]]), "past_key_values": cache}
     with torch.no_grad():
-        llava(**batch_of(prompt([1, 5], TOKENS, [7], TOKENS, [8]), images=2), past_key_values=cache)
+        for ids in (prompt([1, 5], TOKENS, [7]), prompt(TOKENS, [8])):  # two turns, an image each
+            llava(input_ids=torch.tensor([ids]), pixel_values=tiny.pixels(1), past_key_values=cache)
         for left, expected in ((2 + TOKENS + 1, 3 + PATCHES), (2, 2)):
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys[:, :, :left], layer.values[:, :, :left]
@@ -164,10 +167,10 @@ def test_a_second_image_in_a_second_turn(llava):
     ids = torch.cat([first.sequences, turn], 1)
     both = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     anew = llava.generate(**both, pixel_values=tiny.pixels(2), **OPTIONS)
-    kept = llava.generate(
+    continued = llava.generate(
         **both, pixel_values=tiny.pixels(2)[1:], past_key_values=copy.deepcopy(first.past_key_values), **OPTIONS
     )
-    assert torch.equal(kept, anew)
+    assert torch.equal(continued, anew)
 
 
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}], ids=str)
@@ -207,6 +210,19 @@ def test_saved_in_the_config_and_applied_again(llava, tmp_path):
     assert loaded.config.visionzip["positions"] == "renumbered"
     assert "generate" not in loaded.__dict__
     assert json.loads((tmp_path / "config.json").read_text())["visionzip"]["positions"] == "kept"
+
+
+def test_a_large_grid_counts_as_the_unmodified_model_scales_it_down():
+    model, processor, stock = model_of(ONEVISION), ONEVISION.processor(), ONEVISION.processor()
+    model.config.vision_aspect_ratio = processor.vision_aspect_ratio = stock.vision_aspect_ratio = "anyres_max_1"
+    compress(model, processor, dominant=K, contextual=M, **kept(ONEVISION))
+    seen = positions_seen(model, ONEVISION)
+    given = {"images": ONEVISION.images(3)[2:], "text": "USER : <image> what", "return_tensors": "pt"}
+    inputs, counted = processor(**given), stock(**given)
+    logits(model, **inputs)
+    shown = torch.arange(counted["input_ids"].shape[1])[counted["input_ids"][0] != tiny.IMAGE_TOKEN]
+    assert torch.equal(seen[0][0][inputs["input_ids"][0] != tiny.IMAGE_TOKEN], shown)
+    assert counted["input_ids"].shape[1] < 8 * 9, "nothing was scaled down"
 
 
 def test_tuned_with_the_other_positions():

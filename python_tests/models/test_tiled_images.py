@@ -98,6 +98,43 @@ def test_native_layout(size, grids, budget, has_cls, seed):
     assert order == expected
 
 
+@given(
+    size=sizes,
+    grids=grids,
+    budget=budgets,
+    has_cls=st.booleans(),
+    scale=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_places_among_all_tokens(size, grids, budget, has_cls, scale, seed):
+    """In the native sequence with nothing left out, also of a grid that is shown scaled down."""
+    images, image = tiled(size, grids, budget, has_cls, "native")
+    places = places_of(images, image, torch.Generator().manual_seed(seed))
+    top, bottom, left, right = image.unpadded
+    height, width = (bottom - top) // scale, (right - left) // scale
+    got, full = images.full_places(image, places, (height, width))
+    assert full == PATCHES**2 + height * (width + 1)
+
+    def place(y, x):
+        row, column = (y - top) * height // (bottom - top), (x - left) * width // max(1, right - left)
+        return PATCHES**2 + row * (width + 1) + column
+
+    cls, start = [], image.tiles[0].budget.tokens
+    base = [max(int(token) - has_cls, 0) for token in places[:start]]
+    grid = {(y, right): place(y, right) for y in range(top, bottom)}  # newlines
+    for number, (share, _) in enumerate(image.tiles[1:]):
+        tile_row, tile_column = divmod(number, image.grid[1])
+        for token in places[start : start + share.tokens].tolist():
+            if has_cls and token == 0:
+                cls.append(PATCHES**2)
+                continue
+            y, x = divmod(token - has_cls, PATCHES)
+            y, x = tile_row * PATCHES + y, tile_column * PATCHES + x
+            grid[y, x] = place(y, x)
+        start += share.tokens
+    assert got.tolist() == [*base, *cls, *(grid[at] for at in sorted(grid))]
+
+
 @given(size=sizes, grids=grids)
 def test_padding_is_what_the_library_says(size, grids):
     """A budget for everything leaves as many tokens as LLaVA-NeXT's own unpadding does."""
