@@ -17,7 +17,12 @@ GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1), (2, 3)]
 sizes = st.tuples(st.integers(8, 700), st.integers(8, 700))
 grids = st.lists(st.sampled_from(GRIDS), min_size=1, max_size=5, unique=True)
 budgets = st.builds(
-    Budget, st.integers(9, 40), st.integers(0, 20), st.just("residual"), st.sampled_from(["tile", "image"])
+    Budget,
+    st.integers(9, 40),
+    st.integers(0, 20),
+    st.just("residual"),
+    st.sampled_from(["tile", "image"]),
+    keep_cls=st.booleans(),
 ).filter(lambda budget: budget.tokens <= PATCHES**2)
 
 
@@ -36,7 +41,7 @@ def places_of(images: TiledImages, image, generator) -> torch.Tensor:
         if region is not None:
             tokens = tokens[region.top : region.bottom, region.left : region.right]
         tokens = tokens.flatten()[torch.randperm(tokens.numel(), generator=generator)] + images.has_cls
-        cls = int(images.has_cls and budget.dominant > 0)
+        cls = images.cls_rows if budget.dominant > 0 else 0
         kept = tokens[: budget.dominant - cls].sort().values
         merged = tokens[budget.dominant - cls : budget.tokens - cls].sort().values
         places += [torch.zeros(cls, dtype=torch.int64), kept, merged]
@@ -62,7 +67,7 @@ def test_released_layout(size, grids, budget, has_cls, seed):
         for i, row in enumerate(own):
             if i >= share.dominant:
                 merged.append(row)
-            elif has_cls and i == 0:
+            elif images.cls_rows and i == 0:
                 cls.append(row)
             else:
                 y, x = divmod(int(places[row]) - has_cls, PATCHES)
@@ -85,7 +90,7 @@ def test_native_layout(size, grids, budget, has_cls, seed):
     for number, (share, _) in enumerate(image.tiles[1:]):
         tile_row, tile_column = divmod(number, image.grid[1])
         for i, row in enumerate(range(start, start + share.tokens)):
-            if has_cls and i == 0:
+            if images.cls_rows and i == 0:
                 expected.append(row)
                 continue
             y, x = divmod(int(places[row]) - has_cls, PATCHES)
@@ -125,7 +130,7 @@ def test_places_among_all_tokens(size, grids, budget, has_cls, scale, seed):
     for number, (share, _) in enumerate(image.tiles[1:]):
         tile_row, tile_column = divmod(number, image.grid[1])
         for token in places[start : start + share.tokens].tolist():
-            if has_cls and token == 0:
+            if images.cls_rows and token == 0:
                 cls.append(PATCHES**2)
                 continue
             y, x = divmod(token - has_cls, PATCHES)

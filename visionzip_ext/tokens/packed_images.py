@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from visionzip_ext.packed import merge_packed, zip_packed
-from visionzip_ext.tokens.budget import Budget, Share, TileBudget
+from visionzip_ext.tokens.budget import Budget, Rule, Share, TileBudget
 from visionzip_ext.tokens.decision import ZipDecision
 
 
@@ -105,7 +105,7 @@ class ZippedFrames:
 
 
 def zip_frames(
-    features: Tensor, queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, merge: str
+    features: Tensor, queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, rule: Rule
 ) -> ZippedFrames:
     """Zip each frame to its budget, by the attention that its cells receive from its own patches.
 
@@ -116,7 +116,7 @@ def zip_frames(
         scale: the attention's factor on Q K^T.
         frames: what the rows are of.
         group: patches of a cell.
-        merge: "residual" or "mean", see `visionzip_ext.zip`.
+        rule: by which tokens are kept and merged.
     """
     lengths = [frame.cells for frame in frames]
     budgets = [frame.budget.dominant for frame in frames], [frame.budget.contextual for frame in frames]
@@ -130,7 +130,8 @@ def zip_frames(
         scale=scale,
         max_seqlen=max(lengths),
         group=group,
-        merge=merge,
+        merge=rule.merge,
+        policy=rule.policy,
     )
     cells = row_cells(result.indices, lengths, *budgets)
     order = cells.argsort()
@@ -142,7 +143,7 @@ def zip_frames(
         starts,
         budgets,
         order,
-        merge,
+        rule.merge,
     )
 
 

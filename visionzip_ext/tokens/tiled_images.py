@@ -70,6 +70,11 @@ class TiledImages:
     layout: str = "released"
 
     @property
+    def cls_rows(self) -> int:
+        """1 where a tile's CLS takes a row, otherwise 0."""
+        return int(self.has_cls and self.budget.keep_cls)
+
+    @property
     def native(self) -> bool:
         """Whether newlines are written and padding is left out."""
         return self.layout == "native"
@@ -95,7 +100,7 @@ class TiledImages:
 
     def tile_budgets(self, tiles: int) -> list[TileBudget]:
         """Of each of so many tiles, or frames."""
-        return self.budget.of_tiles(tiles, self.patches**2 + self.has_cls)
+        return self.budget.of_tiles(tiles, self.patches**2 + self.cls_rows)
 
     def tokens(self, image: TiledImage) -> int:
         """Tokens that the language model sees of an image."""
@@ -173,7 +178,7 @@ class TiledImages:
                 yield from [("base", 0, 0)] * budget.tokens
                 continue
             tile = divmod(number - 1, image.grid[1])
-            cls = int(self.has_cls and budget.dominant > 0)
+            cls = self.cls_rows if budget.dominant > 0 else 0
             yield from [("cls", *tile)] * cls
             yield from [("kept", *tile)] * (budget.dominant - cls)
             yield from [("merged", *tile)] * budget.contextual
@@ -198,5 +203,5 @@ class TiledImages:
         """The budget, as far as there are tokens; a tile of nothing but padding becomes nothing, CLS included."""
         if region is None:
             return Tile(budget)
-        tokens = region.patches + self.has_cls if region.patches else 0
+        tokens = region.patches + self.cls_rows if region.patches else 0
         return Tile(budget.at_most(tokens), region)

@@ -73,6 +73,7 @@ class ModelAdapter(ABC):
         self.towers = self.make_towers()
         self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
+        self.check_cls()
         self.check_budget()
 
     @staticmethod
@@ -97,6 +98,21 @@ class ModelAdapter(ABC):
     def tower(self) -> ZipTower:
         """The vision tower for images."""
         return next(iter(self.towers.values()))
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether CLS is one of the tokens that are zipped."""
+        return self.tower.has_cls
+
+    @property
+    def tile_tokens(self) -> int:
+        """What can be left of a tile: all its tokens, CLS among them if it takes a row."""
+        return self.tower.encoder_tokens - (self.has_cls and not self.settings.budget.keep_cls)
+
+    @property
+    def tower_described(self) -> str:
+        """The tower that makes `tile_tokens`, for messages."""
+        return self.tower.name + (" without CLS" if self.has_cls and not self.settings.budget.keep_cls else "")
 
     @property
     def budget(self) -> Budget:
@@ -144,9 +160,17 @@ class ModelAdapter(ABC):
         Raises TypeError or ValueError for a processor that belongs to another model.
         """
 
+    def check_cls(self) -> None:
+        """Raise ValueError for `keep_cls=False` where there is no CLS that could take a row."""
+        if not self.settings.budget.keep_cls and not self.has_cls:
+            raise ValueError(
+                f"keep_cls=False is for models whose vision tower has CLS among the tokens that are zipped; "
+                f"{type(self.base_model).__name__} with its {self.tower.name} has none: leave keep_cls out"
+            )
+
     def check_budget(self) -> None:
         """Raise ValueError unless images have enough tokens for the budget."""
-        self.budget.check_fits(self.tower.encoder_tokens, self.tower.name)
+        self.budget.check_fits(self.tile_tokens, self.tower_described)
 
     def attach(self) -> None:
         """Put the adapter to work.
@@ -193,7 +217,7 @@ class ModelAdapter(ABC):
 
     def zip(self, encoded: EncodedTiles, tiles: list[Tile]) -> ZippedTiles:
         """Zip encoded tiles and note the decision."""
-        zipped = zip_tiles(encoded, tiles, self.budget.merge)
+        zipped = zip_tiles(encoded, tiles, self.budget.rule)
         self.last_decision = zipped.decision
         return zipped
 

@@ -38,6 +38,8 @@ def compress(
     min_tokens: int | None = None,
     max_tokens: int | None = None,
     merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
     budget_per: str = "tile",
     layout: str = "released",
     positions: str | None = None,
@@ -59,14 +61,19 @@ def compress(
             that `input_ids` has as many as there are visual tokens. Models with different settings need one each; where
             another model loses its own, a RuntimeWarning tells.
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them. By
-            default 54.
-        contextual: tokens that all others are merged into, at least 0. By default 10.
+            default 54; with the policy "distinct" 64.
+        contextual: tokens that all others are merged into, at least 0. By default 10; with the policy "distinct", which
+            is better without, 0.
         keep: for models whose images have any size (Qwen2-VL and its successors), instead of the two: the share of each
             image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left,
-            10 in 64 are contextual, as in the paper's 54 + 10.
+            10 in 64 are contextual, as in the paper's 54 + 10; with the policy "distinct" none.
         min_tokens: with `keep`: what is left of an image at least, as far as it has so many. By default 1.
         max_tokens: with `keep`: what is left of an image at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
+        policy: "attention", the paper's: the tokens that are attended to most are kept. "distinct", which is not in the
+            paper: tokens that are attended to and differ from one another; see `visionzip_ext.zip`.
+        keep_cls: False: CLS scores the other tokens and takes no row, so that all of dominant are patches. Of models
+            whose vision tower has CLS among the tokens that are zipped: the LLaVA family with CLIP or DINOv2.
         budget_per: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a
             video; "image": a whole image or video, spread evenly over its tiles or frames.
         layout: for models that cut large images into tiles: "released": the order of the released implementation,
@@ -89,18 +96,19 @@ def compress(
 
     Raises:
         TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
-            is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`; both `keep` and
-            `dominant` or `contextual`; bounds without `keep`.
+            is not an integer; `early_exit` or `keep_cls` that is not a bool; both `budget_per` and `budget`; both
+            `keep` and `dominant` or `contextual`; bounds without `keep`.
         ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1] or of a model whose images all
-            have the same number of tokens, an unknown `merge`, `budget_per`, `layout` or `positions`, positions that
-            the model cannot have, a `vision_feature_layer` that cannot be used, a processor that belongs to another
-            model, a vision tower that is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
+            have the same number of tokens, an unknown `merge`, `policy`, `budget_per`, `layout` or `positions`,
+            positions that the model cannot have, `keep_cls=False` of a model without CLS, a `vision_feature_layer`
+            that cannot be used, a processor that belongs to another model, a vision tower that is wrapped in a
+            `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     if budget is not None:
         budget_per = _by_its_old_name(budget, budget_per)
     check_layout(layout)
-    asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per)
+    asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per, policy, keep_cls)
     asked_for = Settings(asked, layout, asked_positions(positions, family.positions), early_exit)
     adapter = family(model, asked_for)
     _warn_if_tuned_otherwise(adapter)

@@ -11,7 +11,7 @@ from visionzip_ext.tokens.budget import Budget, Share
 CONFIG_KEY = "visionzip"
 TUNED_KEY = "visionzip_tuned"
 _BUDGET_KEYWORDS = ("dominant", "contextual", "keep", "min_tokens", "max_tokens")
-_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "positions", "early_exit")
+_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "policy", "keep_cls", "budget_per", "layout", "positions", "early_exit")
 POSITIONS = ("renumbered", "kept")
 
 
@@ -29,10 +29,11 @@ class Settings:
         budget = self.budget
         if isinstance(budget, Share):
             bounds = {"min_tokens": budget.min_tokens, "max_tokens": budget.max_tokens}
-            asked: dict[str, Any] = {"keep": budget.keep, **bounds, "merge": budget.merge}
+            asked: dict[str, Any] = {"keep": budget.keep, **bounds}
         else:
             asked = {"dominant": budget.dominant, "contextual": budget.contextual}
-            asked |= {"merge": budget.merge, "budget_per": budget.per}
+            asked |= {"budget_per": budget.per}
+        asked |= {"merge": budget.merge, "policy": budget.policy, "keep_cls": budget.keep_cls}
         return asked | {"layout": self.layout, "positions": self.positions, "early_exit": self.early_exit}
 
 
@@ -97,8 +98,10 @@ def asked_budget(
     max_tokens: int | None,
     merge: str,
     budget_per: str,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> Budget | Share:
-    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10.
+    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10, or 64 distinct ones.
 
     Raises:
         TypeError: a share and fixed numbers at once, or bounds without a share; and as `Budget` and `Share`.
@@ -108,7 +111,11 @@ def asked_budget(
         for name, bound in (("min_tokens", min_tokens), ("max_tokens", max_tokens)):
             if bound is not None:
                 raise TypeError(f"{name}={bound!r} bounds the tokens that a share keeps; give keep= as well")
-        return Budget(54 if dominant is None else dominant, 10 if contextual is None else contextual, merge, budget_per)
+        if contextual is None:
+            contextual = 0 if policy == "distinct" else 10
+        if dominant is None:
+            dominant = 64 if policy == "distinct" else 54
+        return Budget(dominant, contextual, merge, budget_per, policy, keep_cls)
     for name, number in (("dominant", dominant), ("contextual", contextual)):
         if number is not None:
             raise TypeError(
@@ -117,4 +124,4 @@ def asked_budget(
             )
     if budget_per != "tile":
         raise ValueError(f"budget_per={budget_per!r} is for dominant= and contextual=; keep is a share of every frame")
-    return Share(keep, 1 if min_tokens is None else min_tokens, max_tokens, merge)
+    return Share(keep, 1 if min_tokens is None else min_tokens, max_tokens, merge, policy, keep_cls)

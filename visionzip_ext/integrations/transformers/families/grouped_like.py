@@ -64,6 +64,11 @@ class GroupedAdapter(ModelAdapter):
         """Patches along a side of a token."""
 
     @property
+    def has_cls(self) -> bool:
+        """See `ModelAdapter.has_cls`; it is left out."""
+        return False
+
+    @property
     def tile_tokens(self) -> int:
         """Of a tile without compression."""
         return (self.tower.patches // self.side) ** 2
@@ -131,7 +136,7 @@ class GroupedAdapter(ModelAdapter):
         if self.tower.has_cls:
             queries, keys = queries[:, :, 1:], keys[:, :, 1:]
         (budget,) = self.budget.of_tiles(1, self.tile_tokens)
-        rows, self.last_decision = zip_grouped_tiles(args[0], queries, keys, scale, budget, self.budget.merge)
+        rows, self.last_decision = zip_grouped_tiles(args[0], queries, keys, scale, budget, self.budget.rule)
         kept = self.last_decision.indices
         tokens = torch.cat([kept, target_tokens(kept, self.tile_tokens, budget.contextual)], 1)
         self._zipped = FullPlaces(tokens.flatten(), [budget.tokens] * len(tokens), [self.tile_tokens] * len(tokens))

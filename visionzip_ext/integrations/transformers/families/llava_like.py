@@ -68,7 +68,7 @@ class LlavaLikeAdapter(ModelAdapter):
     def zip_images(self, encoded: EncodedTiles) -> Tensor:
         """The features of images of one tile -> (B, dominant + contextual, channels), projected."""
         images = len(encoded.features)
-        (budget,) = self.budget.of_tiles(1, self.tower.encoder_tokens)
+        (budget,) = self.budget.of_tiles(1, self.tile_tokens)
         zipped = self.zip(encoded, [Tile(budget)] * images)
         full = self.tower.encoder_tokens - self.left_out
         places = (zipped.places - self.left_out).clamp(min=0)
@@ -82,7 +82,7 @@ class LlavaLikeAdapter(ModelAdapter):
         """
         encoded = self.encode(tower, videos.flatten(0, 1), *layer, **kwargs)
         number, frames = videos.shape[:2]
-        budgets = self.budget.of_tiles(frames, tower.encoder_tokens)
+        budgets = self.budget.of_tiles(frames, self.tile_tokens)
         zipped = self.zip(encoded, [Tile(budget) for budget in budgets] * number)
         self.note_places("video", self._of_videos(tower, zipped.places, budgets, number), encoded.outputs)
         return self.project(zipped.rows.unflatten(0, (number, -1))), encoded

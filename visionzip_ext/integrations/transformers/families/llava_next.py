@@ -63,7 +63,7 @@ class LlavaNextAdapter(LlavaLikeAdapter):
     def check_budget(self) -> None:
         """See `ModelAdapter.check_budget`; every number of tiles that an image can have must be served."""
         fewest, most = self.grids.tile_counts
-        self.budget.check_fits(self.tower.encoder_tokens, self.tower.name, fewest_tiles=fewest)
+        self.budget.check_fits(self.tile_tokens, self.tower_described, fewest_tiles=fewest)
         self.images.tile_budgets(most)
 
     @property

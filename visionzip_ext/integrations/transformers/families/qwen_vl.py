@@ -47,6 +47,11 @@ class Qwen2VLAdapter(ModelAdapter):
         return {"visual": PackedTower(self.base_model.get_submodule("visual"), self.deciding_layer)}
 
     @property
+    def has_cls(self) -> bool:
+        """See `ModelAdapter.has_cls`."""
+        return False
+
+    @property
     def packed_tower(self) -> PackedTower:
         """The tower, which images and videos share."""
         tower: Any = self.towers["visual"]
@@ -168,7 +173,7 @@ class Qwen2VLAdapter(ModelAdapter):
 
         def zipped_by(features: Tensor) -> ZippedFrames:
             group = self.images.merge_size**2
-            return zip_frames(features, queries, keys, scale, frames, group, self.settings.budget.merge)
+            return zip_frames(features, queries, keys, scale, frames, group, self.settings.budget.rule)
 
         if not RETURNS_OUTPUT_OBJECT:
             features, *deepstack = outputs if isinstance(outputs[-1], list) else (outputs,)
