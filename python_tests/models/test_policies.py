@@ -16,13 +16,12 @@ from support.compressed_families import (
     answer_of_untouched,
     as_embeddings,
     compressed,
-    families,
     image_features,
     tiles,
     tokens_of,
 )
 from support.compressed_llava import vision_layers
-from support.positions import kept, positions_seen
+from support.positions import counting_families, kept, positions_seen
 from support.tiny_families import FAMILIES
 from support.tiny_models import IMAGE_TOKEN, PATCHES, features
 
@@ -60,7 +59,7 @@ def test_features_follow_the_definition_from_eager_attention(model, policy, keep
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@families
+@counting_families
 @pytest.mark.parametrize("m", [0, M])
 def test_every_family_asks_the_operator_for_the_policy(family, m, monkeypatch):
     """And its decision is the operator's."""
@@ -81,7 +80,7 @@ def test_every_family_asks_the_operator_for_the_policy(family, m, monkeypatch):
     assert any(not torch.equal(ours, theirs) for _, ours, theirs in calls), "the policy makes no difference"
 
 
-@families
+@counting_families
 def test_both_sides_count_the_same(family):
     """Nothing is merged unless that is asked for."""
     model, processor = family.model(), family.processor()

@@ -11,20 +11,19 @@ from support.compressed_families import (
     QUESTION,
     answer,
     as_embeddings,
-    families,
     image_features,
     repeats_pixels_wrongly,
     tokens_of,
     with_video,
 )
-from support.positions import K, compressed, kept, model_of, positions_seen
-from support.tiny_families import FRAMES, VIDEO_TOKEN, videos
+from support.positions import K, compressed, counting_families, kept, model_of, positions_seen
+from support.tiny_families import FAMILIES, FRAMES, VIDEO_TOKEN, videos
 from support.tiny_models import IMAGE_TOKEN, PATCHES
 
 from visionzip_ext import compress, last_zip, restore
 
 TEXT = [QUESTION, "USER : <image> a cat"]
-without_cls = pytest.mark.parametrize("family", [f for f in families.args[1] if not f.has_cls], ids=str)
+without_cls = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.has_cls], ids=str)
 
 
 def inputs_of(family, processor, side="left"):
@@ -36,7 +35,7 @@ def counted(mask: torch.Tensor, first: int = 0) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0) + first
 
 
-@families
+@counting_families
 def test_text_stands_where_it_stands_among_all_tokens(family):
     model, processor = compressed(family, **kept(family))
     seen = positions_seen(model, family)
@@ -49,7 +48,7 @@ def test_text_stands_where_it_stands_among_all_tokens(family):
     assert torch.equal(torch.cat(seen[1:], 1), ends + torch.arange(NEW - 1))
 
 
-@families
+@counting_families
 def test_kept_tokens_stand_where_the_unmodified_model_has_them(family):
     """Told by their features, which are those of the unmodified model where nothing is merged."""
     model, processor = model_of(family), family.processor()
@@ -93,7 +92,7 @@ def test_logits_are_the_unmodified_models_with_the_dropped_tokens_masked(family,
     assert (seen[0][real].diff() != 1).any(), "nothing was dropped"
 
 
-@families
+@counting_families
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_are_the_unmodified_models_at_the_same_embeddings_and_positions(family, side):
     model, processor = compressed(family, **kept(family))
@@ -107,7 +106,7 @@ def test_logits_are_the_unmodified_models_at_the_same_embeddings_and_positions(f
     assert not torch.allclose(logits, renumbered, atol=1e-2), "positions make no difference"
 
 
-@families
+@counting_families
 def test_cached_generation_is_that_of_whole_prompts(family):
     """The cache carries along where the tokens to come stand; here each token is generated without."""
     model, processor = compressed(family, **kept(family))
@@ -127,7 +126,7 @@ def test_cached_generation_is_that_of_whole_prompts(family):
                 longer[name] = torch.cat([longer[name], column[:, None]], 1)
 
 
-@families
+@counting_families
 @repeats_pixels_wrongly
 def test_beam_search(family):
     model, processor = compressed(family, **kept(family))
@@ -141,7 +140,7 @@ def test_beam_search(family):
     assert torch.equal(seen[0], first)
 
 
-@families
+@counting_families
 def test_second_turn_with_the_cache_kept(family):
     model, processor = compressed(family, **kept(family))
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
@@ -182,7 +181,7 @@ def test_text_after_a_video(family):
     assert torch.equal(frame, torch.arange(FRAMES)[:, None].expand_as(frame))
 
 
-@families
+@counting_families
 def test_restore_leaves_nothing(family):
     model, processor = model_of(family), family.processor()
     before = dict(model.__dict__), dict(model.model.__dict__)
@@ -194,7 +193,7 @@ def test_restore_leaves_nothing(family):
     assert hooks == [len(hooks) for part in model.modules() for hooks in (part._forward_pre_hooks, part._forward_hooks)]
 
 
-@families
+@counting_families
 def test_a_copy_keeps_positions_by_itself(family):
     model, processor = compressed(family, **kept(family))
     inputs = inputs_of(family, processor)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from support.tiny_families import FAMILIES
 
 from visionzip_ext import compress
 
 K, M = 5, 2
+counting_families = pytest.mark.parametrize("family", FAMILIES, ids=str)
+"""Those whose language model counts tokens; Qwen-VL's is not among them."""
 
 
 def kept(family) -> dict[str, str]:
