@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import json
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -181,6 +184,14 @@ def test_other_ways_to_generate_give_the_same_answer(llava, options):
         assert torch.equal(llava.generate(**batch, **options, **OPTIONS), expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=str)
+def test_a_compiled_language_model(llava, options):
+    expected = llava.generate(**one_image(), **OPTIONS)
+    torch._dynamo.reset()
+    llava.model.language_model.compile(backend="eager")
+    assert torch.equal(llava.generate(**one_image(), **options, **OPTIONS), expected)
+
+
 def test_training_with_labels(llava):
     """The loss and the gradients are the unmodified model's at these embeddings and positions."""
     batch = batch_of(prompt([1, 5], TOKENS, [7, 8]), prompt([1, 9], TOKENS, [10]), images=2, side="right")
@@ -229,6 +240,23 @@ def test_tuned_with_the_other_positions():
     model = compressed(LLAVA)[0]
     with pytest.warns(RuntimeWarning, match=r"was tuned with positions='renumbered' .*with positions='kept' now"):
         compress(mark_tuned(model), dominant=K, contextual=M, positions="kept")
+
+
+def test_pickled_and_freed(llava):
+    """A pickle keeps positions by itself; nothing that was put in keeps a model alive."""
+    expected = llava.generate(**one_image(), **OPTIONS)
+    twin = pickle.loads(pickle.dumps(llava))
+    assert torch.equal(twin.generate(**one_image(), **OPTIONS), expected)
+    restore(twin)
+    assert "generate" not in twin.__dict__
+    alive = weakref.ref(twin)
+    compress(twin, dominant=K, contextual=M, positions="kept")
+    gc.disable()
+    try:
+        del twin
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_generate_looks_as_before(llava):

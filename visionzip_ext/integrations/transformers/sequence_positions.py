@@ -104,6 +104,7 @@ class SequencePositions:
         if (model := self._model()) is not None:
             del model.generate
 
+    @torch.compiler.disable  # it is Python that depends on data
     def note(self, modality: str, places: FullPlaces, outputs: Any) -> None:
         """Features were made; `outputs` is what the feature method returns of them."""
         self._call.places[modality] = places
@@ -124,6 +125,7 @@ class SequencePositions:
         finally:
             self._call.in_generate = before
 
+    @torch.compiler.disable  # it is Python that depends on data
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the base model."""
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments if args else kwargs
@@ -143,6 +145,7 @@ class SequencePositions:
                     "position_ids of your own"
                 )
 
+    @torch.compiler.disable  # it is Python that depends on data
     def _move(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Forward pre-hook of the language model."""
         call = self._call
@@ -169,6 +172,7 @@ class SequencePositions:
             moved["attention_mask"] = torch.ones(rows, past + length, dtype=torch.int64, device=embeddings.device)
         return args, kwargs | moved
 
+    @torch.compiler.disable  # it is Python that depends on data
     def _remember(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the language model."""
         shifts, self._call.shifts = self._call.shifts, None
