@@ -174,3 +174,10 @@ def test_an_images_budget_is_spread_over_its_tiles(tiles, expected):
 
 def test_an_images_budget_above_what_a_few_tiles_have():
     assert Budget(90, 30, per="image").of_tiles(2, 50) == [(45, 5), (45, 5)]
+
+
+@pytest.mark.parametrize(("keep_cls", "tokens"), [(True, 17), (False, 16)])
+def test_an_images_budget_is_at_most_what_its_tiles_have(keep_cls, tokens):
+    """CLS among it if it takes a row."""
+    images = TiledImages(Budget(60, 0, per="image", keep_cls=keep_cls), 4, has_cls=True)
+    assert [share.tokens for share in images.tile_budgets(2)] == [tokens] * 2

@@ -78,6 +78,7 @@ def test_tiles_of_different_budgets_are_zipped_as_each_alone(cls, seed):
         assert torch.equal(places[i], alone.places)
         assert torch.equal(zipped.decisions[i].indices, alone.decision.indices)
         assert torch.equal(zipped.decisions[i].assignment, alone.decision.assignment)
+        assert zipped.decisions[i].keep_cls == alone.decision.keep_cls == rule.keep_cls
 
 
 @pytest.mark.parametrize("has_cls", [False, True])

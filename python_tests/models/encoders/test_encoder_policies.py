@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny_encoders import attention_inputs, copy_of, has_cls, hidden_states, pixels
 from support.tiny_encoders import encoder as tiny_encoder
-from support.tiny_models import LAYERS, PATCHES
+from support.tiny_models import LAYERS, PATCH, PATCHES
 
 from visionzip_ext import VisionZipDualEncoder, VisionZipEncoder, merge, zip_qk
 
@@ -64,6 +64,15 @@ def test_windows_of_distinct_tokens(clip, rng):
 def test_bad_input(clip, changes, error, message):
     with pytest.raises(error, match=message):
         VisionZipEncoder(clip, **({"dominant": K, "contextual": M} | changes))
+
+
+def test_a_smaller_image_than_the_encoders_own(clip, rng):
+    small, options = pixels(rng, 1, 2 * PATCH, 2 * PATCH), {"interpolate_pos_encoding": True}
+    with torch.no_grad():
+        assert VisionZipEncoder(clip, 4, 0, keep_cls=False)(small, **options).tokens.shape[1] == 4
+        too_many = VisionZipEncoder(copy_of(clip), 5, 0, keep_cls=False)
+        with pytest.raises(ValueError, match="ask for 5 tokens of an image, but CLIPVisionModel without CLS makes 4"):
+            too_many(small, **options)
 
 
 def test_no_cls_that_could_do_without_a_row():

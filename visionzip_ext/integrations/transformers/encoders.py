@@ -122,7 +122,7 @@ class VisionZipEncoder(nn.Module):
 
     def _zip(self, images: EncodedTiles) -> tuple[Tensor, ZipDecision]:
         number, available = images.features.shape[:2]
-        self._budget.check_fits(available - (self.has_cls and not self._budget.keep_cls), self._tower.name)
+        check_fits(self._budget, available, self._tower)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
         zipped = zip_tiles(images, [Tile(budget)] * number, self._budget.rule)
         return zipped.rows.unflatten(0, (number, budget.tokens)), zipped.decisions[0]
@@ -166,9 +166,16 @@ def zip_tower_of(
     if not budget.keep_cls and not tower.has_cls:
         raise ValueError(f"keep_cls=False is for encoders with CLS, which {tower.name} has not; leave keep_cls out")
     if not tower.takes_patches:
-        cls_left_out = tower.has_cls and not budget.keep_cls
-        budget.check_fits(tower.encoder_tokens - cls_left_out, tower.name + " without CLS" * cls_left_out)
+        check_fits(budget, tower.encoder_tokens, tower)
     return tower
+
+
+def check_fits(budget: Budget, tokens: int, tower: ZipTower) -> None:
+    """Raise ValueError unless so many tokens of an image, CLS included, are enough for the budget."""
+    if tower.has_cls and not budget.keep_cls:
+        budget.check_fits(tokens - 1, f"{tower.name} without CLS")
+    else:
+        budget.check_fits(tokens, tower.name)
 
 
 def vision_model_of(encoder: nn.Module) -> nn.Module:
