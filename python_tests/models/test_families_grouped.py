@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 from support import tiny_grouped
 from support.compressed_families import QUESTION, TOKENS, K, M, compressed, grouped, image_features, tokens_of
 from support.tiny_families import FAMILIES, FRAMES, videos
@@ -230,3 +231,16 @@ def test_idefics3_tiles_that_are_partly_hidden():
     inputs["pixel_attention_mask"][0, 1, 50:] = 0
     with pytest.raises(ValueError, match="pixel_attention_mask hides a part of a tile; VisionZip expects whole tiles"):
         model(**inputs)
+
+
+@pytest.mark.skipif(tiny_grouped.HAS_SMOLVLM, reason="here its processor can be imported")
+def test_smolvlm_where_its_processor_cannot_be_imported():
+    """As docs/models.md says: it needs torchvision there; the model needs nothing."""
+    with pytest.raises(ModuleNotFoundError, match="SmolVLMProcessor"):
+        transformers.SmolVLMProcessor.from_pretrained("nowhere")
+    model = transformers.SmolVLMForConditionalGeneration(tiny_grouped.idefics3_config("SmolVLM")).eval()
+    compress(model, dominant=K, contextual=M)
+    size = model.config.vision_config.image_size
+    with torch.no_grad():
+        features = model.model.get_image_features(torch.randn(1, 2, 3, size, size))
+    assert getattr(features, "pooler_output", features).shape[:2] == (2, TOKENS)

@@ -25,8 +25,15 @@ from visionzip_ext import compress, compress_as_configured, restore
 pytestmark = families
 
 # What the library itself sets in a forward: when hidden states are asked for; in 4.57's LLaVA-NeXT-Video.
-_BY_TRANSFORMERS = {"_output_capturing_hooks_installed", "vision_feature_layer", "vision_feature_select_strategy"}
+_BY_TRANSFORMERS = {
+    "_output_capturing_hooks_installed",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+    "rope_deltas",
+}
+# The library hangs hooks of its own in the forward hooks.
 _HOOK_TABLES = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+_PRE_HOOK_TABLES = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
 
 def test_restore_leaves_everything_as_it_was(family):
@@ -34,6 +41,7 @@ def test_restore_leaves_everything_as_it_was(family):
     attributes = [(m, dict(m.__dict__)) for m in model.modules()]
     kind, state = type(processor), dict(processor.__dict__)
     settings = model.config.to_dict()
+    hooks = [[list(getattr(m, table)) for table in _PRE_HOOK_TABLES] for m in model.modules()]
     compress(model, processor, dominant=K, contextual=M)
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
     answer(model, inputs)
@@ -41,9 +49,11 @@ def test_restore_leaves_everything_as_it_was(family):
     assert model.config.to_dict() == settings
     assert type(processor) is kind
     assert processor.__dict__.keys() == state.keys()
+    assert [[list(getattr(m, table)) for table in _PRE_HOOK_TABLES] for m in model.modules()] == hooks
     for module, before in attributes:
         assert module.__dict__.keys() - _BY_TRANSFORMERS == before.keys() - _BY_TRANSFORMERS
-        assert all(module.__dict__[name] is before[name] for name in before if name not in _HOOK_TABLES)
+        passed_over = {*_HOOK_TABLES, *_BY_TRANSFORMERS}
+        assert all(module.__dict__[name] is before[name] for name in before if name not in passed_over)
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, family.model()(**inputs).logits)

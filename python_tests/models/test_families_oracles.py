@@ -9,13 +9,13 @@ from support.compressed_families import (
     QUESTION,
     answer,
     answer_of_untouched,
-    as_embeddings,
     compressed,
     families,
     image_features,
     repeats_pixels_wrongly,
     tiles,
     tokens_of,
+    untouched_told,
 )
 from support.tiny_models import PATCHES
 
@@ -28,9 +28,9 @@ def test_logits_equal_the_unmodified_model_fed_the_same_embeddings(family):
     model, processor = compressed(family)
     text = [QUESTION, "USER : <image> a cat"]
     inputs = processor(images=family.images(2), text=text, return_tensors="pt", padding=True)
-    untouched = family.model()
+    untouched, given = untouched_told(family, model, inputs)
     with torch.no_grad():
-        expected = untouched(**as_embeddings(model, inputs)).logits
+        expected = untouched(**given).logits
         assert torch.equal(model(**inputs).logits, expected)
         other = processor(images=family.images(2, seed=1), text=text, return_tensors="pt", padding=True)
         assert not torch.allclose(model(**other).logits, expected, atol=0.1), "the image makes no difference"
@@ -70,21 +70,21 @@ def test_beam_search(family):
     assert torch.equal(answer(model, inputs, num_beams=3), expected)
 
 
-def test_second_turn_with_the_cache_kept(family):
+def test_turns_with_the_cache_kept(family):
     """The encoder is not run again."""
     model, processor = compressed(family)
     inputs = processor(images=family.images(1), text=QUESTION, return_tensors="pt")
-    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    first = model.generate(**inputs, **options, return_dict_in_generate=True)
-    turn = processor.tokenizer("USER : what is the dog", return_tensors="pt", add_special_tokens=False)["input_ids"]
-    ids = torch.cat([first.sequences, turn], 1)
-    mask = torch.ones_like(ids)
-    decision = last_zip(model)
-    kept = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **options)
-    assert last_zip(model) is decision
-    everything = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
-    if "token_type_ids" in inputs:
-        types = inputs["token_type_ids"]
-        everything["token_type_ids"] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
-    again = model.generate(**everything, **options)
-    assert torch.equal(kept, again)
+    options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
+    said = model.generate(**inputs, **options)
+    for question in ("USER : what is the dog", "USER : a cat"):
+        turn = processor.tokenizer(question, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        ids = torch.cat([said.sequences, turn], 1)
+        mask, decision = torch.ones_like(ids), last_zip(model)
+        said = model.generate(input_ids=ids, attention_mask=mask, past_key_values=said.past_key_values, **options)
+        assert last_zip(model) is decision
+        everything = dict(inputs) | {"input_ids": ids, "attention_mask": mask}
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in inputs:
+                types = inputs[name]
+                everything[name] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
+        assert torch.equal(said.sequences, model.generate(**everything, **options).sequences)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import transformers
@@ -73,8 +75,9 @@ def test_text_alone(family):
 
 
 def test_chat_template(family):
-    if TRANSFORMERS < (5, 0) and family.name == "VideoLlava":
-        pytest.skip("transformers 4: the stock Video-LLaVA processor takes no chat template's arguments")
+    stock = inspect.signature(transformers.VideoLlavaProcessor.__call__).parameters
+    if family.name == "VideoLlava" and "audio" not in stock:
+        pytest.skip("in this version the stock Video-LLaVA processor takes no chat template's arguments")
     model, processor = compressed(family)
     content = [{"type": "image", "image": family.pictures(1)[0]}, {"type": "text", "text": "what is this"}]
     inputs = processor.apply_chat_template(

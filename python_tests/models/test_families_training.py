@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.compressed_families import QUESTION, as_embeddings, compressed, families
+from support.compressed_families import QUESTION, compressed, families, untouched_told
 from support.tiny_models import IMAGE_TOKEN
 
 pytestmark = families
@@ -26,9 +26,10 @@ def test_labels_stay_aligned(family):
     model, processor = compressed(family)
     inputs = processor(images=family.images(2), text=[QUESTION] * 2, padding=True, return_tensors="pt")
     labels = labels_of(inputs)
+    untouched, given = untouched_told(family, model, inputs)
     with torch.no_grad():
         loss = model(**(dict(inputs) | {"labels": labels})).loss
-        expected = family.model()(**as_embeddings(model, inputs), labels=labels).loss
+        expected = untouched(**given, labels=labels).loss
     torch.testing.assert_close(loss, expected)
 
 

@@ -206,9 +206,10 @@ def test_qwen(family, options, contextual):
     expected = decision.indices
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()
-    compress(model, **({"contextual": 0} if "dominant" in options else {}) | options, policy="attention")
-    qwen.features(model, inputs)
-    assert not torch.equal(last_zip(model).indices, expected) or expected.shape[1] != decision.dominant
+    if "dominant" in options:
+        compress(model, **({"contextual": 0} | options), policy="attention")
+        qwen.features(model, inputs)
+        assert not torch.equal(last_zip(model).indices, expected), "the policy makes no difference"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,17 @@ def test_no_cls_that_could_do_without_a_row(family):
     with pytest.raises(ValueError, match=rf"keep_cls=False is for .*; {family.name}Model with its \w+ has none: leave"):
         compress(model, dominant=K, keep_cls=False)
     assert not hasattr(model.config, "visionzip")
+
+
+def test_a_share_of_distinct_tokens_without_cls():
+    model, processor = LLAVA.model(), LLAVA.processor()
+    compress(model, processor, keep=0.5, policy="distinct", keep_cls=False)
+    assert tokens_of(asked(LLAVA, processor)) == [PATCHES // 2] * 2
+    features(model, tiny.pixels(1))
+    decision = last_zip(model)
+    assert (decision.dominant, decision.contextual, decision.keep_cls) == (PATCHES // 2, 0, False)
+    compress(model, processor, keep=1.0, keep_cls=False)
+    assert tokens_of(asked(LLAVA, processor)) == [PATCHES] * 2
 
 
 @qwen.families

@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from support import compressed_qwen, tiny_qwen
 from support.tiny_families import FAMILIES, Family
 from support.tiny_models import IMAGE_TOKEN, TRANSFORMERS
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -15,14 +16,24 @@ from visionzip_ext import compress
 K, M = 5, 2
 TOKENS = K + M
 NEW = 5
-_OF_IMAGES = ("pixel_values", "pixel_values_images", "image_sizes", "batch_num_images", "pixel_attention_mask")
+_OF_IMAGES = (
+    "pixel_values",
+    "pixel_values_images",
+    "image_sizes",
+    "batch_num_images",
+    "pixel_attention_mask",
+    "image_grid_thw",
+)
 QUESTION = "USER : <image> what is this ASSISTANT :"
 
-families = pytest.mark.parametrize("family", FAMILIES, ids=str)
+families = pytest.mark.parametrize("family", [*FAMILIES, *tiny_qwen.FAMILIES], ids=str)
 tiled = pytest.mark.parametrize("family", [f for f in FAMILIES if f.tiled], ids=str)
 with_video = pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
 grouped = pytest.mark.parametrize("family", [f for f in FAMILIES if f.grouped], ids=str)
-library_processors = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.stand_in], ids=str)
+of_fixed_size = pytest.mark.parametrize("family", FAMILIES, ids=str)
+saved_processors = pytest.mark.parametrize(
+    "family", [*(f for f in FAMILIES if not f.stand_in), *tiny_qwen.FAMILIES], ids=str
+)
 
 repeats_pixels_wrongly = pytest.mark.skipif(
     TRANSFORMERS < (5, 20), reason="transformers <= 5.17 repeats pixels wrongly for several beams"
@@ -66,8 +77,18 @@ def image_features(model, inputs) -> torch.Tensor:
         return flat(model.model.get_image_features(**{name: inputs[name] for name in names}))
 
 
+def untouched_told(family: Family, model, inputs) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The unmodified model, and what to give it: the compressed `model`'s features, where its tokens stand."""
+    if not family.any_size:
+        return family.model(), as_embeddings(model, inputs)
+    return compressed_qwen.told_features_and_positions(family, model, inputs), dict(inputs)
+
+
 def answer_of_untouched(family: Family, model, inputs, **options) -> torch.Tensor:
     """What the unmodified model generates, fed the features of the compressed `model`."""
+    if family.any_size:
+        untouched, given = untouched_told(family, model, inputs)
+        return answer(untouched, given, **options)
     untouched = family.model()
     if "inputs_embeds" in inspect.signature(untouched.prepare_inputs_for_generation).parameters:
         return answer(untouched, as_embeddings(model, inputs), **options)

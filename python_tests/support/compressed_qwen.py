@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import TRANSFORMERS
-from support.tiny_qwen import FAMILIES, IMAGE, IMAGE_TOKEN, VIDEO, VIDEO_TOKEN, QwenFamily, images, videos
+from support.tiny_families import VIDEO_TOKEN
+from support.tiny_models import IMAGE_TOKEN, TRANSFORMERS
+from support.tiny_qwen import FAMILIES, QwenFamily, images, videos
 
 from visionzip_ext import compress
 
 K, M = 5, 2
 NEW = 5
-QUESTION = f"USER : {IMAGE} what is this ASSISTANT :"
-TEXT = [QUESTION, f"USER : {IMAGE} a cat", f"USER : {IMAGE} what {IMAGE} is this a dog", "USER : a dog"]
-ABOUT_VIDEOS = [f"USER : {VIDEO} what", f"USER : what is this {VIDEO} a cat"]
+QUESTION = "USER : <image> what is this ASSISTANT :"
+TEXT = [QUESTION, "USER : <image> a cat", "USER : <image> what <image> is this a dog", "USER : a dog"]
+ABOUT_VIDEOS = ["USER : <video> what", "USER : what is this <video> a cat"]
 FRAMES = (3, 2)
 """Temporal patches of `videos`."""
 
@@ -37,7 +38,7 @@ def for_model(inputs: Any) -> dict[str, Any]:
 def asked(processor: Any, count: int = 1, text: list[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """The first of `TEXT`, or others, with as many images as they show."""
     text = text or TEXT[:count]
-    shown = sum(prompt.count("<|image_pad|>") for prompt in text)
+    shown = sum(prompt.count("<image>") for prompt in text)
     pictures = images(4, seed)[1::-1] * 2
     return for_model(
         processor(images=pictures[:shown] if shown else None, text=text, padding=True, return_tensors="pt")
@@ -76,13 +77,13 @@ def all_features(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [layer if isinstance(layer, torch.Tensor) else torch.cat(tuple(layer)) for layer in layers]
 
 
-def cells_left(decision: Any) -> list[list[int]]:
-    """Of each frame the cells that have a row, ascending, by definition: those kept, and every step-th of the rest."""
+def tokens_left(decision: Any) -> list[list[int]]:
+    """Of each frame the tokens that have a row, ascending, by definition: those kept, and every step-th of the rest."""
     left = []
     for one in decision if isinstance(decision, list) else [decision]:
         for frame in range(len(one.indices)):
             kept = set(one.indices[frame].tolist())
-            rest = [cell for cell in range(one.assignment.shape[1]) if cell not in kept]
+            rest = [token for token in range(one.assignment.shape[1]) if token not in kept]
             step = max(1, len(rest) // max(1, one.contextual))
             left.append(sorted(kept | set(rest[::step][: one.contextual])))
     return left
@@ -92,9 +93,9 @@ def left_of(full: dict[str, Any], decision: Any, token: int = IMAGE_TOKEN) -> to
     """(B, L): which of the uncompressed prompts' tokens are left, padding aside."""
     visual = []
     assignments = [a for one in (decision if isinstance(decision, list) else [decision]) for a in one.assignment]
-    for cells, assignment in zip(cells_left(decision), assignments, strict=True):
+    for tokens, assignment in zip(tokens_left(decision), assignments, strict=True):
         mask = torch.zeros(len(assignment), dtype=torch.bool)
-        mask[cells] = True
+        mask[tokens] = True
         visual.append(mask)
     left = full["attention_mask"].bool().clone()
     left[full["input_ids"] == token] = torch.cat(visual)
@@ -121,13 +122,36 @@ def told_features(family: QwenFamily, model: Any, modality: str = "image") -> An
     return untouched
 
 
+def told_features_and_positions(family: QwenFamily, model: Any, inputs: dict[str, Any]) -> Any:
+    """The unmodified model, told the compressed one's features of `inputs`, and where its language model sees them.
+
+    Also in beams, and in forwards of a prompt and what was generated since, which is text. Padding is on the left.
+    """
+    untouched, seen = told_features(family, model), positions_seen(model)
+    with torch.no_grad():
+        model(**inputs)
+    (positions,) = seen
+    model.model.rope_deltas = None
+
+    @functools.wraps(type(untouched.model).get_rope_index)
+    def told(input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        later = torch.arange(1, input_ids.shape[1] - positions.shape[-1] + 1)
+        longer = torch.cat([positions, positions[..., -1:] + later], -1)
+        deltas = longer[..., -1].amax(0) + 1 - longer.shape[-1]
+        rows = len(input_ids) // positions.shape[1]
+        return longer.repeat_interleave(rows, 1), deltas.unsqueeze(1).repeat_interleave(rows, 0)
+
+    untouched.model.get_rope_index = told
+    return untouched
+
+
 def with_text_positions(positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(4, B, L), as the language model takes them."""
     return torch.cat([(mask.cumsum(-1) - 1).clamp(min=0)[None], positions])
 
 
 def answer_step_by_step(family: QwenFamily, full: dict[str, Any], left: torch.Tensor) -> torch.Tensor:
-    """The unmodified model's, with all cells in the prompt and those that are gone masked; no generate, no cache."""
+    """The unmodified model's, with all tokens in the prompt and those that are gone masked; no generate, no cache."""
     model, state = family.model(), dict(full)
     mask, positions, tokens = left.long(), full_positions(family, full), []
     banned = model.generation_config.suppress_tokens

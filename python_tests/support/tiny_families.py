@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Family:
         image_budget: it can be compressed with budget_per="image".
         text_alone: its processor takes prompts without an image.
         nested: its processor takes the images of a batch by prompt.
+        any_size: an image has as many tokens as its size asks for, and they have 3D positions (`tiny_qwen`).
     """
 
     name: str
@@ -60,6 +62,7 @@ class Family:
     image_budget: bool = True
     text_alone: bool = True
     nested: bool = False
+    any_size: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -82,6 +85,10 @@ class Family:
     def processor(self) -> transformers.ProcessorMixin:
         """The processor of the model."""
         return _PROCESSORS[self.name]()
+
+    def loaded_processor(self, path: Path) -> transformers.ProcessorMixin:
+        """What `save_pretrained` wrote of the processor."""
+        return tiny.loaded_processor(path, type(self.processor()))
 
     def images(self, count: int, seed: int = 0) -> list:
         """Images whose sizes differ, so that tiled families cut them into different grids; one for each prompt."""

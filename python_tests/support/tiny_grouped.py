@@ -12,13 +12,17 @@ import transformers
 from support import tiny_models as tiny
 from support.tiny_models import IMAGE_SIZE, IMAGE_TOKEN, PATCH, PATCHES
 from transformers import BatchFeature
-from transformers.utils import is_torchvision_available
 
 TILE = 2 * IMAGE_SIZE
 """Pixels along a side where a token has 2 x 2 patches."""
 
-HAS_SMOLVLM = tiny.TRANSFORMERS >= (5, 0) or is_torchvision_available()
-"""Its processor is imported with torchvision alone under transformers 4."""
+try:
+    from transformers.models.smolvlm import processing_smolvlm
+except ImportError:
+    HAS_SMOLVLM = False
+else:
+    HAS_SMOLVLM = True
+"""Transformers 4 and the first of 5 import its processor with torchvision alone."""
 
 _SQUARE = {"height": TILE, "width": TILE}
 _VIDEO_TOKEN = 98
@@ -102,8 +106,6 @@ class Idefics3Processor(_Unchecked, transformers.Idefics3Processor):
 
 
 if HAS_SMOLVLM:
-    from transformers.models.smolvlm import processing_smolvlm
-
     # Writes the number of a video's frames in words; a package that nothing else here needs.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
 

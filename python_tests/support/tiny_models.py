@@ -162,10 +162,10 @@ def processor(strategy: str = "default", has_cls: bool = True, size: int = IMAGE
     )
 
 
-def loaded_processor(path: Path) -> LlavaProcessor:
+def loaded_processor(path: Path, cls: Any = LlavaProcessor) -> Any:
     """What `save_pretrained` wrote."""
     on_pillow = TRANSFORMERS >= (5, 3) and not is_torchvision_available()
-    return LlavaProcessor.from_pretrained(path, **({"backend": "pil"} if on_pillow else {}))
+    return cls.from_pretrained(path, **({"backend": "pil"} if on_pillow else {}))
 
 
 def images(count: int, seed: int = 0) -> list[Image.Image]:

@@ -153,15 +153,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of each image's tokens, for encoders of any image size; of a video, of each frame's.
+    """A share of the tokens of each image, tile of a large image, or frame of a video.
 
-    Of the tokens that an image may have, 10 in 64 are contextual, the paper's 54 + 10 (section 4); with the policy
+    Of the tokens that a tile may have, 10 in 64 are contextual, the paper's 54 + 10 (section 4); with the policy
     "distinct" none.
 
     Attributes:
         keep: the share, above 0 and at most 1; rounded to the nearest token.
-        min_tokens: dominant + contextual of an image at least, as far as it has so many.
-        max_tokens: dominant + contextual of an image at most; None: no bound.
+        min_tokens: dominant + contextual of a tile at least, as far as it has so many.
+        max_tokens: dominant + contextual of a tile at most; None: no bound.
         merge: "residual" or "mean", see `visionzip_ext.zip`.
         policy: "attention" or "distinct", see `visionzip_ext.zip`.
         keep_cls: CLS, where there is one, takes a row.
@@ -214,3 +214,8 @@ class Share:
         merged = 0.0 if self.policy == "distinct" else 10 / 64
         (k,), (m,) = allocate_budgets([min(tokens, tile_tokens)], ratio=1.0, contextual_share=merged)
         return [TileBudget(k, m)] * tiles
+
+    def as_budget(self, tile_tokens: int) -> Budget:
+        """The fixed budget that this is where all tiles have so many tokens, CLS included if it takes a row."""
+        (tile,) = self.of_tiles(1, tile_tokens)
+        return Budget(*tile, self.merge, policy=self.policy, keep_cls=self.keep_cls)

@@ -35,7 +35,6 @@ class ModelAdapter(ABC):
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
         positions: the values of `compress`'s `positions` that have a meaning for the family, its default first.
         language_model: the base model's attribute that is its language model.
-        any_size: the images of the family have any number of tokens, so that `compress`'s `keep` has a meaning.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
@@ -46,7 +45,6 @@ class ModelAdapter(ABC):
     layouts: tuple[str, ...] = ("released",)
     positions: tuple[str, ...] = ("renumbered",)
     language_model = "language_model"
-    any_size = False
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Check that `model` can be compressed so.
@@ -61,12 +59,6 @@ class ModelAdapter(ABC):
             raise ValueError(
                 f'layout="{settings.layout}" is for models that put the tokens of tiles in one order, such as '
                 f"LLaVA-NeXT; {type(model).__name__} does not"
-            )
-        if isinstance(settings.budget, Share) and not self.any_size:
-            raise ValueError(
-                f"{settings.budget} is for models whose images have any size, such as Qwen2.5-VL; the vision tower of "
-                f"{type(model).__name__} makes the same number of tokens of every image or tile: give dominant= and "
-                "contextual="
             )
         self.check_positions(model)
         self.sequence = self.make_sequence(model)
@@ -116,9 +108,9 @@ class ModelAdapter(ABC):
 
     @property
     def budget(self) -> Budget:
-        """What was asked for, of a family with a fixed number of tokens."""
-        assert isinstance(self.settings.budget, Budget)  # see the constructor
-        return self.settings.budget
+        """What was asked for, of a family whose tiles all have the same number of tokens; a share is one of each."""
+        asked = self.settings.budget
+        return asked.as_budget(self.tile_tokens) if isinstance(asked, Share) else asked
 
     def check_positions(self, model: PreTrainedModel) -> None:
         """Raise ValueError unless the settings' `positions` have a meaning for the family."""

@@ -64,11 +64,12 @@ def compress(
             default 54; with the policy "distinct" 64.
         contextual: tokens that all others are merged into, at least 0. By default 10; with the policy "distinct", which
             is better without, 0.
-        keep: for models whose images have any size (Qwen2-VL and its successors), instead of the two: the share of each
-            image's tokens that is left, above 0 and at most 1; of a video, of each temporal patch's. Of what is left,
-            10 in 64 are contextual, as in the paper's 54 + 10; with the policy "distinct" none.
-        min_tokens: with `keep`: what is left of an image at least, as far as it has so many. By default 1.
-        max_tokens: with `keep`: what is left of an image at most. By default there is no bound.
+        keep: instead of the two: the share of tokens that is left of each image, tile of a large image, or frame (of
+            Qwen-VL: temporal patch) of a video, above 0 and at most 1. Of what is left, 10 in 64 are contextual, as in
+            the paper's 54 + 10; with the policy "distinct" none. CLS, where the tower has one that takes a row, counts
+            on both sides.
+        min_tokens: with `keep`: what is left of an image or tile at least, as far as it has so many. By default 1.
+        max_tokens: with `keep`: what is left of an image or tile at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
         policy: "attention", the paper's: the tokens that are attended to most are kept. "distinct", which is not in the
             paper: tokens that are attended to and differ from one another; see `visionzip_ext.zip`.
@@ -98,11 +99,10 @@ def compress(
         TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
             is not an integer; `early_exit` or `keep_cls` that is not a bool; both `budget_per` and `budget`; both
             `keep` and `dominant` or `contextual`; bounds without `keep`.
-        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1] or of a model whose images all
-            have the same number of tokens, an unknown `merge`, `policy`, `budget_per`, `layout` or `positions`,
-            positions that the model cannot have, `keep_cls=False` of a model without CLS, a `vision_feature_layer`
-            that cannot be used, a processor that belongs to another model, a vision tower that is wrapped in a
-            `VisionZipEncoder`. Model and processor are then unchanged.
+        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1], an unknown `merge`, `policy`,
+            `budget_per`, `layout` or `positions`, positions that the model cannot have, `keep_cls=False` of a model
+            without CLS, a `vision_feature_layer` that cannot be used, a processor that belongs to another model, a
+            vision tower that is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     if budget is not None:

@@ -1,6 +1,6 @@
 """3D positions (time, row, column) of the visual tokens that are left, as they are in the full grid.
 
-Which cells are left is known once the encoder has run; `generate` asks for positions before. What is known by then is
+Which tokens are left is known once the encoder has run; `generate` asks for positions before. What is known by then is
 where in the text an image begins, and its time: every temporal patch has a budget of its own. So `get_rope_index`
 answers with *tickets* for visual tokens: the time; a number below zero, which says the how manieth visual token it is;
 and the image's first row, which is its first column too. Tickets travel as positions do: through beams, chunks, caches
@@ -39,7 +39,7 @@ class KeptPlaces:
 
         Args:
             modality: "image" or "video".
-            places: (N, 2) int64: row and column of each visual token's cell.
+            places: (N, 2) int64: row and column of each visual token, in the full grid.
         """
         setattr(self._of_thread, modality, places)
 
@@ -60,7 +60,8 @@ class KeptPlaces:
             mine = (ticket < 0) & ((-1 - ticket) % 2 == number)
             places = getattr(self._of_thread, modality, None)
             if places is None or len(places) == 0:
-                if mine.any():
+                # A compiled language model has this hook in its graph, which cannot branch on values.
+                if not torch.compiler.is_compiling() and mine.any():
                     raise RuntimeError(
                         f"position_ids are of a prompt with {modality}s, of which this thread made no features: pass "
                         f"the {modality}s' pixel values too, or call the model's get_{modality}_features first"
@@ -114,7 +115,7 @@ def compact_rope_index(
     arguments: dict[str, Any],
     visuals: list[tuple[str, Tensor, list[list[PackedFrame]], int]],
 ) -> tuple[Tensor, Tensor]:
-    """What `get_rope_index` answers for prompts with fewer placeholders than cells.
+    """What `get_rope_index` answers for prompts with fewer placeholders than images have tokens.
 
     Args:
         full_rope_index: the model's own.
@@ -150,7 +151,7 @@ def _of_prompt(
         if visual.name == "video" and seconds is not None:
             own["second_per_grid_ts"] = seconds[taken] if frames else None
         counts = torch.tensor([frame.budget.tokens for frame in frames], dtype=torch.int64)
-        missing = torch.tensor([frame.cells for frame in frames], dtype=torch.int64) - counts
+        missing = torch.tensor([frame.tokens for frame in frames], dtype=torch.int64) - counts
         ends = counts.cumsum(0)
         repeats[where[ends - 1]] += missing
         firsts = where[ends - counts].repeat_interleave(counts)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 
 from visionzip_ext.integrations.transformers.families.llava_next import LlavaNextVideoAdapter, TiledCounts
-from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
 from visionzip_ext.integrations.transformers.processors.checks import (
     check_class,
     check_pinpoints,
@@ -19,6 +20,9 @@ from visionzip_ext.integrations.transformers.processors.checks import (
 )
 from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders
 from visionzip_ext.tokens.tiles import Region
+
+_NEWLINE_IS_A_FEATURE = Version(transformers.__version__) >= Version("5.18.0")
+"""The newline of a video is among its features; before, `forward` adds it to them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
 
     def finished_videos(self, features: Tensor) -> Tensor:
         """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
-        if not RETURNS_OUTPUT_OBJECT:  # transformers 4 adds it later
+        if not _NEWLINE_IS_A_FEATURE:
             return features
         newline: Any = self.base_model.image_newline
         return torch.cat([features, newline.to(features).expand(len(features), 1, -1)], 1)

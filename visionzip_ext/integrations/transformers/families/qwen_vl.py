@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, packed; cells of 2 x 2 patches are what is zipped."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, packed; tokens of 2 x 2 patches are what is zipped."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from visionzip_ext.integrations.transformers.families.kept_positions import (
 from visionzip_ext.integrations.transformers.image_features import RETURNS_OUTPUT_OBJECT
 from visionzip_ext.integrations.transformers.processors.checks import check_class, check_token
 from visionzip_ext.integrations.transformers.processors.grid_placeholders import GridPlaceholders
+from visionzip_ext.integrations.transformers.towers.attention_recorder import AttentionInputs
 from visionzip_ext.integrations.transformers.towers.packed_tower import PackedTower
-from visionzip_ext.tokens.packed_images import PackedImages, ZippedFrames, zip_frames
+from visionzip_ext.tokens.packed_images import FramesDecision, PackedImages, decide_frames
 
 
 class Qwen2VLAdapter(ModelAdapter):
-    """`Qwen2VLForConditionalGeneration` and `Qwen2VLModel`. Cells are zipped after the merger.
+    """`Qwen2VLForConditionalGeneration` and `Qwen2VLModel`. Tokens are zipped after the merger.
 
-    The deciding layer is the last one. `get_rope_index` answers for the cells that are left: see kept_positions.py.
+    The deciding layer is the last one. `get_rope_index` answers for the tokens that are left: see kept_positions.py.
 
     Attributes:
         processor_class: of its processor.
         encoders: by modality, the method of the model's class that runs the tower.
     """
 
-    any_size = True
     positions = ("kept",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
@@ -79,7 +79,7 @@ class Qwen2VLAdapter(ModelAdapter):
         """Nothing: positions are kept by `rope_index`."""
 
     def check_budget(self) -> None:
-        """Nothing: how many cells there are is known of each image alone."""
+        """Nothing: how many tokens there are is known of each image alone."""
 
     @property
     def feature_methods(self) -> dict[str, Callable[..., Any]]:
@@ -161,44 +161,40 @@ class Qwen2VLAdapter(ModelAdapter):
         own_method = getattr(type(model), self.encoders[modality])
         if RETURNS_OUTPUT_OBJECT:
             kwargs["return_dict"] = True
-        with tower.recording(model.get_submodule("visual")) as calls:
-            outputs = own_method(model, pixels, grids, **kwargs)
         by_image = [self.images.frames([grid]) for grid in grids.tolist()]
         frames = [frame for image in by_image for frame in image]
         counts = [sum(frame.budget.tokens for frame in image) for image in by_image]
-        patches = sum(frame.cells for frame in frames) * self.images.merge_size**2
-        queries, keys, scale = tower.packed(calls, patches)
-        if (order := self.raster_order(grids)) is not None:
-            queries, keys = (_by_cell(x, order) for x in (queries, keys))
+        group = self.images.merge_size**2
+        patches = sum(frame.tokens for frame in frames) * group
 
-        def zipped_by(features: Tensor) -> ZippedFrames:
-            group = self.images.merge_size**2
-            return zip_frames(features, queries, keys, scale, frames, group, self.settings.budget.rule)
+        def decide(recorded: AttentionInputs) -> FramesDecision:
+            queries, keys, scale = recorded
+            if (order := self.raster_order(grids)) is not None:
+                queries, keys = (_by_token(x, order) for x in (queries, keys))
+            return decide_frames(queries, keys, scale, frames, group, self.settings.budget.rule)
 
+        with tower.deciding(model.get_submodule("visual"), patches, decide) as decided:
+            outputs = own_method(model, pixels, grids, **kwargs)
+        (decision,) = decided
+        self._places.note(modality, decision.places)
+        self.last_decision = decision.decision
         if not RETURNS_OUTPUT_OBJECT:
             features, *deepstack = outputs if isinstance(outputs[-1], list) else (outputs,)
-            zipped = self._noted(modality, zipped_by(torch.cat(tuple(features))))
-            rows = zipped.rows.split(counts)
-            return (rows, [zipped.apply(layer) for layer in deepstack[0]]) if deepstack else rows
-        zipped = self._noted(modality, zipped_by(torch.cat(tuple(outputs.pooler_output))))
-        outputs.pooler_output = zipped.rows.split(counts)
+            rows = decision.apply(torch.cat(tuple(features))).split(counts)
+            return (rows, [decision.apply(layer) for layer in deepstack[0]]) if deepstack else rows
+        outputs.pooler_output = decision.apply(torch.cat(tuple(outputs.pooler_output))).split(counts)
         if getattr(outputs, "deepstack_features", None) is not None:
             outputs.deepstack_features = [
-                zipped.apply(layer) if isinstance(layer, Tensor) else zipped.apply(torch.cat(layer)).split(counts)
+                decision.apply(layer) if isinstance(layer, Tensor) else decision.apply(torch.cat(layer)).split(counts)
                 for layer in outputs.deepstack_features
             ]
-        setattr(outputs, PLACES, zipped.places)
+        setattr(outputs, PLACES, decision.places)
         wanted = model.config.return_dict if return_dict is None else return_dict
         return outputs if wanted else outputs.to_tuple()
 
     def raster_order(self, grids: Tensor) -> Tensor | None:
-        """(cells,): where in the tower's order each cell is; None: they are in raster order."""
+        """(tokens,): where in the tower's order each token is; None: they are in raster order."""
         return None
-
-    def _noted(self, modality: str, zipped: ZippedFrames) -> ZippedFrames:
-        self._places.note(modality, zipped.places)
-        self.last_decision = zipped.decision
-        return zipped
 
 
 class Qwen2_5VLAdapter(Qwen2VLAdapter):
@@ -212,20 +208,14 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
         return max(self.base_model.config.vision_config.fullatt_block_indexes)
 
     def raster_order(self, grids: Tensor) -> Tensor:
-        """The tower puts the cells of a window side by side."""
+        """The tower puts the tokens of a window side by side."""
         tower: Any = self.packed_tower.tower
-        if hasattr(tower, "get_window_index"):
-            window_index = tower.get_window_index(grids)[0]
-        else:
-            from transformers.vision_utils import get_vision_window_index  # since transformers 5
-
-            window_index = get_vision_window_index(
-                grids,
-                spatial_merge_size=tower.spatial_merge_size,
-                window_size=tower.window_size,
-                patch_size=tower.patch_size,
-            )[0]
-        return window_index.argsort()
+        try:
+            from transformers.vision_utils import get_vision_window_index
+        except ImportError:  # of transformers 4 and the first of 5
+            return tower.get_window_index(grids)[0].argsort()
+        sizes = {name: getattr(tower, name) for name in ("spatial_merge_size", "window_size", "patch_size")}
+        return get_vision_window_index(grids, **sizes)[0].argsort()
 
 
 class Qwen3VLAdapter(Qwen2VLAdapter):
@@ -236,6 +226,6 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
     encoders = MappingProxyType(dict.fromkeys(MODALITIES, "get_image_features"))
 
 
-def _by_cell(x: Tensor, order: Tensor) -> Tensor:
-    """Queries or keys (patches, H, D), a whole cell at a time."""
+def _by_token(x: Tensor, order: Tensor) -> Tensor:
+    """Queries or keys (patches, H, D), a whole token at a time."""
     return x.unflatten(0, (len(order), -1))[order.to(x.device)].flatten(0, 1)

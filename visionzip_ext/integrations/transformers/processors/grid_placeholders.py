@@ -76,7 +76,7 @@ def _shorten(result: BatchFeature, frames: dict[int, list[PackedFrame]], tokeniz
     as_tensor = isinstance(result["input_ids"], torch.Tensor)
     rows = result["input_ids"].tolist() if as_tensor else result["input_ids"]
     left = {
-        token: iter([number < frame.budget.tokens for frame in own for number in range(frame.cells)])
+        token: iter([number < frame.budget.tokens for frame in own for number in range(frame.tokens)])
         for token, own in frames.items()
     }
     places = [[place for place, token in enumerate(row) if token not in left or next(left[token])] for row in rows]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class PackedTower:
         self.layer = range(len(blocks))[layer]
         self._recorder = AttentionRecorder(blocks[self.layer].get_submodule("attn"), tower.config)
         self._lock = Lock()
+        self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self._decide: Callable[[list[AttentionInputs]], None] | None = None
 
     @property
     def name(self) -> str:
@@ -47,31 +50,56 @@ class PackedTower:
     def attach(self) -> None:
         """Put the recorder into the tower."""
         self._recorder.attach()
+        self._hook = self._recorder.attention.register_forward_hook(self._decide_now)
 
     def detach(self) -> None:
         """Take it out again."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
         self._recorder.detach()
 
     @contextlib.contextmanager
-    def recording(self, in_its_place: nn.Module) -> Iterator[list[AttentionInputs]]:
-        """The calls of the deciding layer's attention in one forward of the tower, inside the block.
+    def deciding(
+        self, in_its_place: nn.Module, patches: int, decide: Callable[[AttentionInputs], Any]
+    ) -> Iterator[list[Any]]:
+        """Inside the block, `decide` is asked once, in one forward of the tower; its answer is the list's only entry.
+
+        It is asked as soon as the deciding layer's attention is done. Queries and keys, which are as large as the
+        layer's output each, are not kept any longer: what the encoder does next needs memory of its own.
 
         Args:
             in_its_place: what the model calls now: the tower, or what it was wrapped in since.
+            patches: of all images together.
+            decide: is given queries and keys (patches, H, D) of the whole batch, in the tower's own order.
 
         Raises:
-            RuntimeError: another tower stands in its place.
+            RuntimeError: another tower stands in its place, or its attention was replaced.
         """
         if not any(module is self.tower for module in in_its_place.modules()):
             raise RuntimeError(
                 f"the vision tower, a {self.name}, was replaced after compress; call visionzip_ext.compress(model, "
                 "processor, ...) again"
             )
-        with self._lock.held(), self._recorder.recording() as calls:
-            yield calls
+        answers: list[Any] = []
+        with self._lock.held(), self._recorder.recording():
+            self._decide = lambda calls: answers.append(decide(self._packed(calls, patches)))
+            try:
+                yield answers
+                if not answers:
+                    self._packed([], patches)
+            finally:
+                self._decide = None
 
-    def packed(self, calls: list[AttentionInputs], patches: int) -> AttentionInputs:
-        """Queries and keys (patches, H, D) of the whole batch, in the tower's own order.
+    @torch.compiler.disable  # it is Python that depends on data
+    def _decide_now(self, *call: Any) -> None:
+        """Forward hook of the deciding layer's attention."""
+        if self._decide is not None:
+            self._decide(self._recorder.calls)
+            self._recorder.calls.clear()
+
+    def _packed(self, calls: list[AttentionInputs], patches: int) -> AttentionInputs:
+        """Queries and keys (patches, H, D) of the whole batch.
 
         Args:
             calls: what was recorded in one forward.
