@@ -206,9 +206,10 @@ def test_qwen(family, options, contextual):
     expected = decision.indices
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()
-    compress(model, **({"contextual": 0} if "dominant" in options else {}) | options, policy="attention")
-    qwen.features(model, inputs)
-    assert not torch.equal(last_zip(model).indices, expected) or expected.shape[1] != decision.dominant
+    if "dominant" in options:
+        compress(model, **({"contextual": 0} | options), policy="attention")
+        qwen.features(model, inputs)
+        assert not torch.equal(last_zip(model).indices, expected), "the policy makes no difference"
 
 
 @pytest.mark.parametrize(
