@@ -117,6 +117,16 @@ def test_position_ids_of_the_callers_own_stay(llava):
     assert torch.equal(seen[-1], own)
 
 
+def test_a_language_model_that_is_called_by_itself(llava):
+    ids, untouched = torch.tensor([[1, 5, 7]]), model_of(LLAVA).model.language_model
+    logits(llava, **one_image())
+    with torch.no_grad():
+        expected = untouched(ids).last_hidden_state
+        assert torch.equal(llava.model.language_model(ids).last_hidden_state, expected)
+        embeddings = llava.get_input_embeddings()(ids)
+        assert torch.equal(llava.model.language_model(inputs_embeds=embeddings).last_hidden_state, expected)
+
+
 @pytest.mark.skipif(TRANSFORMERS < (5, 0), reason="transformers 4's generate does not count position_ids on")
 def test_position_ids_given_to_generate_stay(llava):
     batch = one_image()

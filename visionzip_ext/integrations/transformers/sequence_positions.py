@@ -149,7 +149,9 @@ class SequencePositions:
     def _move(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Forward pre-hook of the language model."""
         call = self._call
-        embeddings, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+        embeddings, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        if embeddings is None:  # called by itself, as no base model does
+            return None
         rows, length = embeddings.shape[:2]
         past = 0 if cache is None else int(cache.get_seq_length())
         earlier = _shifts_of(cache, past, rows)
@@ -161,7 +163,7 @@ class SequencePositions:
         if earlier is not None:
             shifts, after = (x + earlier[:, -1:] for x in (shifts, after))
         if call.places:
-            call.shifts = after if earlier is None else torch.cat([earlier, after], 1)
+            call.shifts = after if earlier is None else _joined(earlier, after, past)
             call.places = {}
         positions = kwargs.get("position_ids")
         if positions is None:
@@ -200,7 +202,11 @@ class SequencePositions:
 
 
 def _shifts_of(cache: Cache | None, past: int, rows: int) -> Tensor | None:
-    """(rows, past): what a cache of `past` tokens holds under `_SHIFTS`; it may have been cropped or emptied since."""
+    """What a cache of `past` tokens holds under `_SHIFTS`; it may have been cropped or emptied since.
+
+    Returns:
+        (rows, tokens up to the last visual one at least), of which the last column is for all tokens to come; or None.
+    """
     shifts = getattr(cache, _SHIFTS, None)
     if shifts is None:
         return None
@@ -212,4 +218,10 @@ def _shifts_of(cache: Cache | None, past: int, rows: int) -> Tensor | None:
         return None
     if len(shifts) != rows:  # repeated since, as for several samples of one prompt
         shifts = shifts.repeat_interleave(rows // len(shifts), 0)
-    return torch.cat([shifts, shifts[:, -1:].expand(-1, past - shifts.shape[1])], 1)
+    return shifts
+
+
+def _joined(earlier: Tensor, after: Tensor, past: int) -> Tensor:
+    """What `_shifts_of` returned, and (rows, L) of the tokens that follow on `past` ones."""
+    between = earlier[:, -1:].expand(-1, past - earlier.shape[1])
+    return torch.cat([earlier, between, after], 1)
