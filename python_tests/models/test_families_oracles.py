@@ -17,7 +17,7 @@ from support.compressed_families import (
     tokens_of,
     untouched_told,
 )
-from support.tiny_models import PATCHES
+from support.tiny_models import PATCHES, TRANSFORMERS
 
 from visionzip_ext import compress, last_zip
 
@@ -58,7 +58,9 @@ def test_cache_and_no_cache_agree(family):
     model, processor = compressed(family)
     text = [QUESTION, "USER : <image> a cat"]
     inputs = processor(images=family.images(2), text=text, return_tensors="pt", padding=True)
-    assert torch.equal(answer(model, inputs), answer(model, inputs, use_cache=False))
+    if family.name not in ("Idefics3", "SmolVLM") or not (5, 0) <= TRANSFORMERS < (5, 9):
+        # those versions show them an image in the first forward alone, which without a cache is too little
+        assert torch.equal(answer(model, inputs), answer(model, inputs, use_cache=False))
     assert torch.equal(answer(model, inputs), answer_of_untouched(family, model, inputs))
 
 
