@@ -38,6 +38,7 @@ _FOR_MODELS = (
     "compress",
     "compress_as_configured",
     "last_zip",
+    "mark_tuned",
     "restore",
     "supported_models",
     "visionzip",

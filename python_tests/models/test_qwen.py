@@ -324,3 +324,14 @@ def test_an_attention_implementation_from_the_beginning(family):
         assert other.model.visual.config._attn_implementation == name
         for ours, theirs in zip(features(other, inputs), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@families
+def test_positions_are_always_kept(family):
+    model, processor = compressed(family)
+    assert model.config.visionzip["positions"] == "kept"
+    inputs = asked(processor)
+    expected = answer(model, inputs)
+    assert torch.equal(answer(compress(model, processor, dominant=K, contextual=M, positions="kept"), inputs), expected)
+    with pytest.raises(ValueError, match=r'positions="renumbered" has no meaning for .* 3D positions .* takes "kept"'):
+        compress(model, processor, dominant=K, contextual=M, positions="renumbered")

@@ -17,7 +17,12 @@ GRIDS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1), (2, 3)]
 sizes = st.tuples(st.integers(8, 700), st.integers(8, 700))
 grids = st.lists(st.sampled_from(GRIDS), min_size=1, max_size=5, unique=True)
 budgets = st.builds(
-    Budget, st.integers(9, 40), st.integers(0, 20), st.just("residual"), st.sampled_from(["tile", "image"])
+    Budget,
+    st.integers(9, 40),
+    st.integers(0, 20),
+    st.just("residual"),
+    st.sampled_from(["tile", "image"]),
+    keep_cls=st.booleans(),
 ).filter(lambda budget: budget.tokens <= PATCHES**2)
 
 
@@ -36,7 +41,7 @@ def places_of(images: TiledImages, image, generator) -> torch.Tensor:
         if region is not None:
             tokens = tokens[region.top : region.bottom, region.left : region.right]
         tokens = tokens.flatten()[torch.randperm(tokens.numel(), generator=generator)] + images.has_cls
-        cls = int(images.has_cls and budget.dominant > 0)
+        cls = images.cls_rows if budget.dominant > 0 else 0
         kept = tokens[: budget.dominant - cls].sort().values
         merged = tokens[budget.dominant - cls : budget.tokens - cls].sort().values
         places += [torch.zeros(cls, dtype=torch.int64), kept, merged]
@@ -62,7 +67,7 @@ def test_released_layout(size, grids, budget, has_cls, seed):
         for i, row in enumerate(own):
             if i >= share.dominant:
                 merged.append(row)
-            elif has_cls and i == 0:
+            elif images.cls_rows and i == 0:
                 cls.append(row)
             else:
                 y, x = divmod(int(places[row]) - has_cls, PATCHES)
@@ -85,7 +90,7 @@ def test_native_layout(size, grids, budget, has_cls, seed):
     for number, (share, _) in enumerate(image.tiles[1:]):
         tile_row, tile_column = divmod(number, image.grid[1])
         for i, row in enumerate(range(start, start + share.tokens)):
-            if has_cls and i == 0:
+            if images.cls_rows and i == 0:
                 expected.append(row)
                 continue
             y, x = divmod(int(places[row]) - has_cls, PATCHES)
@@ -96,6 +101,43 @@ def test_native_layout(size, grids, budget, has_cls, seed):
     for y in sorted(lines):
         expected += [*(row for _, row in sorted(lines[y])), -1]
     assert order == expected
+
+
+@given(
+    size=sizes,
+    grids=grids,
+    budget=budgets,
+    has_cls=st.booleans(),
+    scale=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_places_among_all_tokens(size, grids, budget, has_cls, scale, seed):
+    """In the native sequence with nothing left out, also of a grid that is shown scaled down."""
+    images, image = tiled(size, grids, budget, has_cls, "native")
+    places = places_of(images, image, torch.Generator().manual_seed(seed))
+    top, bottom, left, right = image.unpadded
+    height, width = (bottom - top) // scale, (right - left) // scale
+    got, full = images.full_places(image, places, (height, width))
+    assert full == PATCHES**2 + height * (width + 1)
+
+    def place(y, x):
+        row, column = (y - top) * height // (bottom - top), (x - left) * width // max(1, right - left)
+        return PATCHES**2 + row * (width + 1) + column
+
+    cls, start = [], image.tiles[0].budget.tokens
+    base = [max(int(token) - has_cls, 0) for token in places[:start]]
+    grid = {(y, right): place(y, right) for y in range(top, bottom)}  # newlines
+    for number, (share, _) in enumerate(image.tiles[1:]):
+        tile_row, tile_column = divmod(number, image.grid[1])
+        for token in places[start : start + share.tokens].tolist():
+            if images.cls_rows and token == 0:
+                cls.append(PATCHES**2)
+                continue
+            y, x = divmod(token - has_cls, PATCHES)
+            y, x = tile_row * PATCHES + y, tile_column * PATCHES + x
+            grid[y, x] = place(y, x)
+        start += share.tokens
+    assert got.tolist() == [*base, *cls, *(grid[at] for at in sorted(grid))]
 
 
 @given(size=sizes, grids=grids)
@@ -132,3 +174,10 @@ def test_an_images_budget_is_spread_over_its_tiles(tiles, expected):
 
 def test_an_images_budget_above_what_a_few_tiles_have():
     assert Budget(90, 30, per="image").of_tiles(2, 50) == [(45, 5), (45, 5)]
+
+
+@pytest.mark.parametrize(("keep_cls", "tokens"), [(True, 17), (False, 16)])
+def test_an_images_budget_is_at_most_what_its_tiles_have(keep_cls, tokens):
+    """CLS among it if it takes a row."""
+    images = TiledImages(Budget(60, 0, per="image", keep_cls=keep_cls), 4, has_cls=True)
+    assert [share.tokens for share in images.tile_budgets(2)] == [tokens] * 2

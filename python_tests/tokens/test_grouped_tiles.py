@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import visionzip_ext
-from visionzip_ext.tokens.budget import TileBudget
+from visionzip_ext.tokens.budget import Rule, TileBudget
 from visionzip_ext.tokens.grouped_tiles import zip_grouped_tiles
 
 TILES, HEADS, CHANNELS, FEATURES = 3, 2, 8, 12
@@ -21,9 +21,10 @@ def encoded(width: int, side: int) -> tuple[torch.Tensor, ...]:
     return tokens, queries * 2, keys
 
 
+@pytest.mark.parametrize("policy", ["attention", "distinct"])
 @pytest.mark.parametrize("merge", ["residual", "mean"])
 @pytest.mark.parametrize("side", [1, 2, 3])
-def test_a_token_has_the_attention_and_the_mean_key_of_its_patches(side, merge):
+def test_a_token_has_the_attention_and_the_mean_key_of_its_patches(side, merge, policy):
     width, budget, scale = 5, TileBudget(6, 3), 0.3
     tokens, queries, keys = encoded(width, side)
     received = (queries @ keys.transpose(2, 3) * scale).softmax(-1).mean((1, 2))  # (T, S)
@@ -33,8 +34,8 @@ def test_a_token_has_the_attention_and_the_mean_key_of_its_patches(side, merge):
         token = row // side * width + column // side
         scores[:, token] += received[:, patch]
         mean_keys[:, token] += keys[:, :, patch].mean(1) / side**2
-    expected = visionzip_ext.zip(tokens, mean_keys, scores, *budget, has_cls=False, merge=merge)
-    zipped = zip_grouped_tiles(tokens, queries, keys, scale, budget, merge)
+    expected = visionzip_ext.zip(tokens, mean_keys, scores, *budget, has_cls=False, merge=merge, policy=policy)
+    zipped = zip_grouped_tiles(tokens, queries, keys, scale, budget, Rule(merge, policy))
     assert torch.equal(zipped.decision.indices, expected.indices)
     assert torch.equal(zipped.decision.assignment, expected.assignment)
     torch.testing.assert_close(zipped.rows, expected.tokens)
@@ -43,7 +44,7 @@ def test_a_token_has_the_attention_and_the_mean_key_of_its_patches(side, merge):
 
 def test_dropped_tokens_go_nowhere():
     tokens, queries, keys = encoded(4, 2)
-    decision = zip_grouped_tiles(tokens, queries, keys, 0.3, TileBudget(5, 0), "residual").decision
+    decision = zip_grouped_tiles(tokens, queries, keys, 0.3, TileBudget(5, 0), Rule("residual")).decision
     assert (decision.assignment >= 0).sum(1).tolist() == [5] * TILES
     for tile in range(TILES):
         assert (decision.assignment[tile] >= 0).nonzero().flatten().tolist() == decision.indices[tile].tolist()
@@ -51,8 +52,8 @@ def test_dropped_tokens_go_nowhere():
 
 def test_a_tile_is_the_same_beside_any_other():
     tokens, queries, keys = encoded(4, 2)
-    together = zip_grouped_tiles(tokens, queries, keys, 0.3, TileBudget(5, 2), "residual")
-    alone = zip_grouped_tiles(tokens[1:2], queries[1:2], keys[1:2], 0.3, TileBudget(5, 2), "residual")
+    together = zip_grouped_tiles(tokens, queries, keys, 0.3, TileBudget(5, 2), Rule("residual"))
+    alone = zip_grouped_tiles(tokens[1:2], queries[1:2], keys[1:2], 0.3, TileBudget(5, 2), Rule("residual"))
     assert torch.equal(together.rows[1:2], alone.rows)
     assert torch.equal(together.decision.assignment[1:2], alone.decision.assignment)
 
@@ -61,4 +62,4 @@ def test_a_tile_is_the_same_beside_any_other():
 def test_patches_that_make_no_squares(tokens, patches):
     queries = torch.zeros(1, 1, patches, 4)
     with pytest.raises(ValueError, match=f"made {patches} patches of a tile and the model {tokens} tokens of them"):
-        zip_grouped_tiles(torch.zeros(1, tokens, 4), queries, queries, 1.0, TileBudget(5, 2), "residual")
+        zip_grouped_tiles(torch.zeros(1, tokens, 4), queries, queries, 1.0, TileBudget(5, 2), Rule("residual"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visionzip_ext.tokens.budget import TileBudget
+from visionzip_ext.tokens.budget import Rule, TileBudget
 from visionzip_ext.tokens.tiles import Region, Tile, TileFeatures
 from visionzip_ext.tokens.zip_tiles import zip_tiles
 
@@ -23,7 +23,7 @@ def test_a_decision_leaves_padding_out(rng, region, budget, has_cls):
     tokens = GRID[0] * GRID[1] + has_cls
     queries, keys = torch.randn(2, 2, 3, tokens, 8, generator=rng)
     features = TileFeatures(torch.randn(2, tokens, CHANNELS, generator=rng), queries, keys, 0.35, GRID, has_cls)
-    zipped = zip_tiles(features, [Tile(budget, region)] * 2, "residual")
+    zipped = zip_tiles(features, [Tile(budget, region)] * 2, Rule("residual"))
     decision = zipped.decision
     seen = region.tokens(GRID, has_cls, torch.device("cpu")) if region.patches else torch.empty(0, dtype=torch.int64)
     padding = torch.ones(tokens, dtype=torch.bool).index_fill(0, seen, False)

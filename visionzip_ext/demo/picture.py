@@ -108,8 +108,9 @@ def _colours(count: int) -> np.ndarray:
 
 
 def _legend(decision: ZipDecision) -> list[Patch]:
-    cls = " and CLS" if decision.has_cls else ""
-    kept = decision.dominant - int(decision.has_cls)
+    keeps_cls = decision.has_cls and decision.keep_cls
+    cls = " and CLS" if keeps_cls else ""
+    kept = decision.dominant - int(keeps_cls)
     handles = [
         Patch(facecolor="none", edgecolor="white", linewidth=1.5, label=f"white frame: {kept} patches kept{cls}")
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from visionzip_ext.packed import zip_packed
-from visionzip_ext.tokens.budget import TileBudget
+from visionzip_ext.tokens.budget import Rule, TileBudget
 from visionzip_ext.tokens.decision import ZipDecision
 
 
@@ -29,7 +29,7 @@ class ZippedGroupedTiles(NamedTuple):
 
 
 def zip_grouped_tiles(
-    features: Tensor, queries: Tensor, keys: Tensor, scale: float, budget: TileBudget, merge: str
+    features: Tensor, queries: Tensor, keys: Tensor, scale: float, budget: TileBudget, rule: Rule
 ) -> ZippedGroupedTiles:
     """Zip each of T square tiles to the same budget. Nothing of the size of all pairs of patches is made.
 
@@ -39,7 +39,7 @@ def zip_grouped_tiles(
         keys: (T, H, S, D): likewise.
         scale: the attention's factor on Q K^T.
         budget: of each tile.
-        merge: "residual" or "mean", see `visionzip_ext.zip`.
+        rule: by which tokens are kept and merged.
 
     Raises:
         ValueError: the patches do not make a square of so many square groups.
@@ -55,7 +55,8 @@ def zip_grouped_tiles(
         scale=scale,
         max_seqlen=tokens,
         group=side * side,
-        merge=merge,
+        merge=rule.merge,
+        policy=rule.policy,
     )
     tile = torch.arange(tiles, device=features.device).unsqueeze(1)
     assignment = result.assignment.view(tiles, tokens)

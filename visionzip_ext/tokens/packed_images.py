@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from visionzip_ext.packed import merge_packed, select_packed
-from visionzip_ext.tokens.budget import Budget, Share, TileBudget
+from visionzip_ext.tokens.budget import Budget, Rule, Share, TileBudget
 from visionzip_ext.tokens.decision import ZipDecision
 
 
@@ -103,7 +103,7 @@ class FramesDecision:
 
 
 def decide_frames(
-    queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, merge: str
+    queries: Tensor, keys: Tensor, scale: float, frames: list[PackedFrame], group: int, rule: Rule
 ) -> FramesDecision:
     """Decide what each frame becomes, by the attention that its tokens receive from its own patches.
 
@@ -113,12 +113,21 @@ def decide_frames(
         scale: the attention's factor on Q K^T.
         frames: what the rows are of.
         group: patches of a token.
-        merge: "residual" or "mean", see `visionzip_ext.zip`.
+        rule: by which tokens are kept and merged.
     """
     lengths = [frame.tokens for frame in frames]
     budgets = [frame.budget.dominant for frame in frames], [frame.budget.contextual for frame in frames]
     starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=keys.device)
-    result = select_packed(keys, starts, *budgets, queries=queries, scale=scale, max_seqlen=max(lengths), group=group)
+    result = select_packed(
+        keys,
+        starts,
+        *budgets,
+        queries=queries,
+        scale=scale,
+        max_seqlen=max(lengths),
+        group=group,
+        policy=rule.policy,
+    )
     tokens = row_tokens(result.indices, lengths, *budgets)
     order = tokens.argsort()
     return FramesDecision(
@@ -128,7 +137,7 @@ def decide_frames(
         starts,
         budgets,
         order,
-        merge,
+        rule.merge,
     )
 
 

@@ -70,6 +70,11 @@ class TiledImages:
     layout: str = "released"
 
     @property
+    def cls_rows(self) -> int:
+        """1 where a tile's CLS takes a row, otherwise 0."""
+        return int(self.has_cls and self.budget.keep_cls)
+
+    @property
     def native(self) -> bool:
         """Whether newlines are written and padding is left out."""
         return self.layout == "native"
@@ -95,7 +100,7 @@ class TiledImages:
 
     def tile_budgets(self, tiles: int) -> list[TileBudget]:
         """Of each of so many tiles, or frames."""
-        return self.budget.of_tiles(tiles, self.patches**2 + self.has_cls)
+        return self.budget.of_tiles(tiles, self.patches**2 + self.cls_rows)
 
     def tokens(self, image: TiledImage) -> int:
         """Tokens that the language model sees of an image."""
@@ -113,13 +118,40 @@ class TiledImages:
         Returns:
             (tokens, channels).
         """
-        keys = self._keys(image, places)
+        keys = torch.cat([self._keys(image, places), self._newline_keys(image, places.device)])
         if newlines := self._newlines(image):
             rows = torch.cat([rows, newline.to(rows).expand(newlines, -1)])
-            first = image.unpadded.top  # of a base tile alone: 0, and one line
-            width = image.grid[1] * self.patches + 1
-            keys = torch.cat([keys, torch.arange(first + 1, first + newlines + 1, device=keys.device) * width - 1])
         return rows[keys.argsort()]
+
+    def full_places(self, image: TiledImage, places: Tensor, shown: tuple[int, int]) -> tuple[Tensor, int]:
+        """Where an image's tokens would stand if all were there, in the native layout.
+
+        Args:
+            image: what the rows are of.
+            places: (n,): as in `arrange`.
+            shown: rows and columns of tokens that the model shows of the grid without compression.
+
+        Returns:
+            ((tokens,) int64: of each token of `arrange`, its place, CLS that of the first patch; how many there are).
+        """
+        base_tile, base_rows = self.patches**2, image.tiles[0].budget.tokens
+        top, bottom, left, right = image.unpadded
+        width = image.grid[1] * self.patches + 1
+        keys = torch.cat([self._keys(image, places), self._newline_keys(image, places.device)])
+        # What comes before the grid has a key below zero: the base tile's tokens, and the other tiles' CLS.
+        row = (keys // width - top).clamp(min=0) * shown[0] // max(1, bottom - top)
+        column = (keys % width - left).clamp(0, right - left) * shown[1] // max(1, right - left)
+        place = base_tile + row * (shown[1] + 1) + column
+        place = torch.where(keys < 0, base_tile, place)
+        place[:base_rows] = (places[:base_rows] - int(self.has_cls)).clamp(min=0)
+        lines = shown[0] if image.grid[0] else 1
+        return place[keys.argsort()], base_tile + lines * (shown[1] + 1)
+
+    def _newline_keys(self, image: TiledImage, device: torch.device) -> Tensor:
+        """Of each newline: a number as those of `_keys`."""
+        first = image.unpadded.top  # of a base tile alone: 0, and one line
+        width = image.grid[1] * self.patches + 1
+        return torch.arange(first + 1, first + self._newlines(image) + 1, device=device) * width - 1
 
     def _keys(self, image: TiledImage, places: Tensor) -> Tensor:
         """(n,): numbers, all different, by whose order the rows are sorted."""
@@ -146,7 +178,7 @@ class TiledImages:
                 yield from [("base", 0, 0)] * budget.tokens
                 continue
             tile = divmod(number - 1, image.grid[1])
-            cls = int(self.has_cls and budget.dominant > 0)
+            cls = self.cls_rows if budget.dominant > 0 else 0
             yield from [("cls", *tile)] * cls
             yield from [("kept", *tile)] * (budget.dominant - cls)
             yield from [("merged", *tile)] * budget.contextual
@@ -171,5 +203,5 @@ class TiledImages:
         """The budget, as far as there are tokens; a tile of nothing but padding becomes nothing, CLS included."""
         if region is None:
             return Tile(budget)
-        tokens = region.patches + self.has_cls if region.patches else 0
+        tokens = region.patches + self.cls_rows if region.patches else 0
         return Tile(budget.at_most(tokens), region)

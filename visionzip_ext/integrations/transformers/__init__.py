@@ -1,6 +1,6 @@
 """VisionZip for the models of Hugging Face transformers (4.57 and 5.x).
 
-api.py               what users call: compress, restore, last_zip, supported_models
+api.py               what users call: compress, restore, last_zip, mark_tuned, supported_models
 released.py          visionzip(model, ...): the released package's call
 encoders.py          VisionZipEncoder: the same for bare encoders and for the original LLaVA's vision towers
 dual_encoder.py      VisionZipDualEncoder: for a pair of encoders
@@ -9,6 +9,7 @@ registry.py          which families of models are supported, one row each
 families/            one file a family
 adapter.py           what a family's file fills in
 settings.py          what compress was asked for, and its form in the model's config
+sequence_positions.py  positions="kept", for models that count tokens
 image_features.py    puts the features where the model looks for them
 towers/              vision towers that hand out the queries and keys of their select layer
 processors/          make a processor write as many placeholders as there are visual tokens
@@ -21,6 +22,7 @@ from visionzip_ext.integrations.transformers.api import (
     compress,
     compress_as_configured,
     last_zip,
+    mark_tuned,
     restore,
     supported_models,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "compress",
     "compress_as_configured",
     "last_zip",
+    "mark_tuned",
     "restore",
     "supported_models",
     "visionzip",

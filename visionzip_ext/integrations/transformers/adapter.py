@@ -12,11 +12,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from visionzip_ext.integrations.transformers.image_features import FeatureMethod, as_returned
 from visionzip_ext.integrations.transformers.processors.placeholders import PlaceholderChange
+from visionzip_ext.integrations.transformers.sequence_positions import SequencePositions
 from visionzip_ext.integrations.transformers.settings import Settings
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
 from visionzip_ext.integrations.transformers.weak_link import OwnerLink, WeakLink
 from visionzip_ext.tokens.budget import Budget, Share
 from visionzip_ext.tokens.decision import ZipDecision
+from visionzip_ext.tokens.full_places import FullPlaces
 from visionzip_ext.tokens.tiles import Tile
 from visionzip_ext.tokens.zip_tiles import ZippedTiles, zip_tiles
 
@@ -31,13 +33,18 @@ class ModelAdapter(ABC):
 
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
+        positions: the values of `compress`'s `positions` that have a meaning for the family, its default first.
+        language_model: the base model's attribute that is its language model.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
+        sequence: keeps positions, where that was asked for and they are counted in one dimension.
         last_decision: of the latest forward in any thread; None before the first.
     """
 
     layouts: tuple[str, ...] = ("released",)
+    positions: tuple[str, ...] = ("renumbered",)
+    language_model = "language_model"
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Check that `model` can be compressed so.
@@ -53,9 +60,12 @@ class ModelAdapter(ABC):
                 f'layout="{settings.layout}" is for models that put the tokens of tiles in one order, such as '
                 f"LLaVA-NeXT; {type(model).__name__} does not"
             )
+        self.check_positions(model)
+        self.sequence = self.make_sequence(model)
         self.towers = self.make_towers()
         self.processor = WeakLink()
         self.last_decision: ZipDecision | list[ZipDecision] | None = None
+        self.check_cls()
         self.check_budget()
 
     @staticmethod
@@ -82,15 +92,43 @@ class ModelAdapter(ABC):
         return next(iter(self.towers.values()))
 
     @property
+    def has_cls(self) -> bool:
+        """Whether CLS is one of the tokens that are zipped."""
+        return self.tower.has_cls
+
+    @property
     def tile_tokens(self) -> int:
-        """What a tile has without compression, CLS included; of a family whose tiles all have the same number."""
-        return self.tower.encoder_tokens
+        """What can be left of a tile: all its tokens, CLS among them if it takes a row."""
+        return self.tower.encoder_tokens - (self.has_cls and not self.settings.budget.keep_cls)
+
+    @property
+    def tower_described(self) -> str:
+        """The tower that makes `tile_tokens`, for messages."""
+        return self.tower.name + (" without CLS" if self.has_cls and not self.settings.budget.keep_cls else "")
 
     @property
     def budget(self) -> Budget:
         """What was asked for, of a family whose tiles all have the same number of tokens; a share is one of each."""
         asked = self.settings.budget
         return asked.as_budget(self.tile_tokens) if isinstance(asked, Share) else asked
+
+    def check_positions(self, model: PreTrainedModel) -> None:
+        """Raise ValueError unless the settings' `positions` have a meaning for the family."""
+        if self.settings.positions not in self.positions:
+            raise ValueError(
+                f'positions="{self.settings.positions}" has no meaning for {type(model).__name__}; it takes '
+                f'"{self.positions[0]}", its default'
+            )
+
+    def make_sequence(self, model: PreTrainedModel) -> SequencePositions | None:
+        """`sequence`, of which nothing is at work yet.
+
+        Raises:
+            ValueError: as `SequencePositions`.
+        """
+        if self.settings.positions != "kept":
+            return None
+        return SequencePositions(model, self.base_model, self.language_model)
 
     @abstractmethod
     def make_towers(self) -> dict[str, ZipTower]:
@@ -114,9 +152,17 @@ class ModelAdapter(ABC):
         Raises TypeError or ValueError for a processor that belongs to another model.
         """
 
+    def check_cls(self) -> None:
+        """Raise ValueError for `keep_cls=False` where there is no CLS that could take a row."""
+        if not self.settings.budget.keep_cls and not self.has_cls:
+            raise ValueError(
+                f"keep_cls=False is for models whose vision tower has CLS among the tokens that are zipped; "
+                f"{type(self.base_model).__name__} with its {self.tower.name} has none: leave keep_cls out"
+            )
+
     def check_budget(self) -> None:
         """Raise ValueError unless images have enough tokens for the budget."""
-        self.budget.check_fits(self.tile_tokens, self.tower.name)
+        self.budget.check_fits(self.tile_tokens, self.tower_described)
 
     def attach(self) -> None:
         """Put the adapter to work.
@@ -131,6 +177,8 @@ class ModelAdapter(ABC):
             undo.pop_all()
         for name, answer in self.feature_methods.items():
             setattr(self.base_model, name, FeatureMethod(answer, type(self.base_model), name))
+        if self.sequence is not None:
+            self.sequence.attach(self.base_model)
         setattr(self.base_model, _ATTRIBUTE, self)
 
     def detach(self) -> None:
@@ -138,6 +186,8 @@ class ModelAdapter(ABC):
         delattr(self.base_model, _ATTRIBUTE)
         for name in self.feature_methods:
             delattr(self.base_model, name)
+        if self.sequence is not None:
+            self.sequence.detach()
         for tower in self.towers.values():
             tower.detach()
 
@@ -159,7 +209,7 @@ class ModelAdapter(ABC):
 
     def zip(self, encoded: EncodedTiles, tiles: list[Tile]) -> ZippedTiles:
         """Zip encoded tiles and note the decision."""
-        zipped = zip_tiles(encoded, tiles, self.budget.merge)
+        zipped = zip_tiles(encoded, tiles, self.budget.rule)
         self.last_decision = zipped.decision
         return zipped
 
@@ -167,3 +217,8 @@ class ModelAdapter(ABC):
         """See `image_features.as_returned`."""
         wanted = self.base_model.config.return_dict if return_dict is None else return_dict
         return as_returned(features, encoded.outputs, bool(wanted))
+
+    def note_places(self, modality: str, places: FullPlaces, outputs: Any) -> None:
+        """Features were made, of tokens that stand at these places; `outputs` is what is returned of them."""
+        if self.sequence is not None:
+            self.sequence.note(modality, places, outputs)

@@ -12,7 +12,15 @@ from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.original_llava import is_original_llava, restore_original, tower_forward_of
 from visionzip_ext.integrations.transformers.processors import placeholders
 from visionzip_ext.integrations.transformers.registry import ADAPTERS, adapter_for
-from visionzip_ext.integrations.transformers.settings import CONFIG_KEY, Settings, asked_budget, keywords_in
+from visionzip_ext.integrations.transformers.settings import (
+    CONFIG_KEY,
+    TUNED_KEY,
+    Settings,
+    asked_budget,
+    asked_positions,
+    keywords_in,
+    tuned_otherwise,
+)
 from visionzip_ext.integrations.transformers.weak_link import WeakLink
 from visionzip_ext.tokens.decision import ZipDecision
 from visionzip_ext.tokens.tiled_images import check_layout
@@ -30,8 +38,11 @@ def compress(
     min_tokens: int | None = None,
     max_tokens: int | None = None,
     merge: str = "residual",
+    policy: str = "attention",
+    keep_cls: bool = True,
     budget_per: str = "tile",
     layout: str = "released",
+    positions: str | None = None,
     early_exit: bool = True,
     budget: str | None = None,
 ) -> Model:
@@ -50,20 +61,33 @@ def compress(
             that `input_ids` has as many as there are visual tokens. Models with different settings need one each; where
             another model loses its own, a RuntimeWarning tells.
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them. By
-            default 54.
-        contextual: tokens that all others are merged into, at least 0. By default 10.
+            default 54; with the policy "distinct" 64.
+        contextual: tokens that all others are merged into, at least 0. By default 10; with the policy "distinct", which
+            is better without, 0.
         keep: instead of the two: the share of tokens that is left of each image, tile of a large image, or frame (of
             Qwen-VL: temporal patch) of a video, above 0 and at most 1. Of what is left, 10 in 64 are contextual, as in
-            the paper's 54 + 10. CLS, where the tower has one and it can be kept, counts on both sides.
+            the paper's 54 + 10; with the policy "distinct" none. CLS, where the tower has one that takes a row, counts
+            on both sides.
         min_tokens: with `keep`: what is left of an image or tile at least, as far as it has so many. By default 1.
         max_tokens: with `keep`: what is left of an image or tile at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.
+        policy: "attention", the paper's: the tokens that are attended to most are kept. "distinct", which is not in the
+            paper: tokens that are attended to and differ from one another; see `visionzip_ext.zip`.
+        keep_cls: False: CLS scores the other tokens and takes no row, so that all of dominant are patches. Of models
+            whose vision tower has CLS among the tokens that are zipped: the LLaVA family with CLIP or DINOv2.
         budget_per: what has dominant + contextual tokens: "tile": each image, tile of a large image, or frame of a
             video; "image": a whole image or video, spread evenly over its tiles or frames.
         layout: for models that cut large images into tiles: "released": the order of the released implementation,
             without newlines; "native": the model's own raster order with newlines, padding left out. The newlines come
             on top of the budget: five tiles of 32, 64 or 128 tokens, 160, 320 or 640 in the paper's tables, become
             208, 368 or 688 of a LLaVA-NeXT image without padding.
+        positions: which position ids visual tokens have in the language model. "renumbered", the default, as in the
+            released implementation: those of the shorter prompt. "kept": those that they have where all are there, a
+            merged token that of the token that the others were merged into, and text goes on behind all of them; CLS,
+            of models that do not show it, stands where the first patch does. Models that were not tuned with fewer
+            tokens answer better so, models that were tuned with renumbered ones worse. `position_ids` of your own, in
+            `forward` or `generate`, stay as they are. Of models that cut images into tiles it is for layout="native".
+            Qwen2-VL and its successors always keep their 3D positions: there "kept" is the default.
         early_exit: leave out the vision tower's layers after the one whose features the model uses. Where
             `output_hidden_states` or `output_attentions` is asked for, in a call or in the tower's config, all run.
         budget: the old name of `budget_per`, of which a DeprecationWarning tells.
@@ -73,18 +97,21 @@ def compress(
 
     Raises:
         TypeError: a model, vision tower or processor of an unsupported class; a vision tower in float64; a budget that
-            is not an integer; `early_exit` that is not a bool; both `budget_per` and `budget`; both `keep` and
-            `dominant` or `contextual`; bounds without `keep`.
-        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1], an unknown `merge`, `budget_per`
-            or `layout`, a `vision_feature_layer` that cannot be used, a processor that belongs to another model, a
+            is not an integer; `early_exit` or `keep_cls` that is not a bool; both `budget_per` and `budget`; both
+            `keep` and `dominant` or `contextual`; bounds without `keep`.
+        ValueError: a budget that the tower's tokens cannot fill, `keep` out of (0, 1], an unknown `merge`, `policy`,
+            `budget_per`, `layout` or `positions`, positions that the model cannot have, `keep_cls=False` of a model
+            without CLS, a `vision_feature_layer` that cannot be used, a processor that belongs to another model, a
             vision tower that is wrapped in a `VisionZipEncoder`. Model and processor are then unchanged.
     """
     family = adapter_for(model)
     if budget is not None:
         budget_per = _by_its_old_name(budget, budget_per)
     check_layout(layout)
-    asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per)
-    adapter = family(model, Settings(asked, layout, early_exit))
+    asked = asked_budget(dominant, contextual, keep, min_tokens, max_tokens, merge, budget_per, policy, keep_cls)
+    asked_for = Settings(asked, layout, asked_positions(positions, family.positions), early_exit)
+    adapter = family(model, asked_for)
+    _warn_if_tuned_otherwise(adapter)
     change = None
     if processor is not None:
         change = adapter.placeholders(processor)
@@ -111,6 +138,29 @@ def compress_as_configured(model: Model, processor: ProcessorMixin | None = None
             "compressed when it was saved; call visionzip_ext.compress(model, processor, dominant=..., contextual=...)"
         )
     return compress(model, processor, **keywords)
+
+
+def mark_tuned(model: Model) -> Model:
+    """Write into the model's config that its weights were tuned with the setting that it is compressed to.
+
+    `save_pretrained` writes it, as `visionzip_tuned`. It speaks of the weights: `restore` leaves it there, and
+    `compress` warns where a setting differs from it.
+
+    Args:
+        model: a model that `compress` was called on.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: an unknown model.
+        ValueError: the model is not compressed.
+    """
+    adapter = adapter_for(model).attached_to(model)
+    if adapter is None:
+        raise ValueError(f"this {type(model).__name__} is not compressed; call visionzip_ext.compress before tuning")
+    setattr(adapter.base_model.config, TUNED_KEY, adapter.settings.as_keywords())
+    return model
 
 
 def restore(model: Model, processor: ProcessorMixin | None = None) -> Model:
@@ -186,6 +236,22 @@ def _warn_if_taken_away(processor: ProcessorMixin, adapter: ModelAdapter) -> Non
             f"this {type(processor).__name__} was changed for another model, which is compressed otherwise and from "
             "now on gets a wrong number of placeholders from it; give each model a processor of its own "
             "(from_pretrained, or copy.deepcopy)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_if_tuned_otherwise(adapter: ModelAdapter) -> None:
+    """Warn if the weights were tuned with another setting."""
+    tuned = keywords_in(adapter.base_model.config, TUNED_KEY)
+    if tuned is None:
+        return
+    asked = adapter.settings.as_keywords()
+    if names := tuned_otherwise(asked, tuned):
+        here, there = (", ".join(f"{name}={of.get(name)!r}" for name in names) for of in (asked, tuned))
+        warnings.warn(
+            f"this checkpoint was tuned with {there} (config.{TUNED_KEY}), and is compressed with {here} now: it may "
+            "answer worse than one that was not tuned",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -43,6 +43,7 @@ class VisionZipDualEncoder(nn.Module):
         *,
         layer: int | Sequence[int] | None = None,
         merge: str = "residual",
+        policy: str = "attention",
         early_exit: bool = True,
     ) -> None:
         """Wrap a pair of encoders.
@@ -55,6 +56,7 @@ class VisionZipDualEncoder(nn.Module):
             contextual: tokens that all others are merged into.
             layer: of the low-resolution encoder, as in `VisionZipEncoder`.
             merge: as in `VisionZipEncoder`, for both.
+            policy: as in `VisionZipEncoder`.
             early_exit: as in `VisionZipEncoder`.
 
         Raises:
@@ -70,6 +72,7 @@ class VisionZipDualEncoder(nn.Module):
             contextual,
             layer=layer,
             merge=merge,
+            policy=policy,
             early_exit=early_exit,
         )
         self.high_resolution = high_resolution

@@ -54,6 +54,8 @@ class VisionZipEncoder(nn.Module):
         *,
         layer: int | Sequence[int] | None = None,
         merge: str = "residual",
+        policy: str = "attention",
+        keep_cls: bool = True,
         early_exit: bool = True,
     ) -> None:
         """Wrap an encoder.
@@ -68,15 +70,18 @@ class VisionZipEncoder(nn.Module):
             layer: which hidden state to zip (-1: the last layer's); of several the features are concatenated, and the
                 deepest decides. Default: the wrapped tower's `select_layer`, otherwise -2, as in LLaVA.
             merge: "residual" or "mean", see `visionzip_ext.zip`.
+            policy: "attention" or "distinct", which is best with contextual=0; see `visionzip_ext.zip`.
+            keep_cls: False: CLS scores the patches and takes no row: dominant patches are kept. Of encoders with CLS.
             early_exit: leave out the layers after that one.
 
         Raises:
             TypeError: an encoder of an unknown kind, or of float64; a budget that is not an int.
-            ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge`; a
-                tower that has not loaded its vision model; an encoder that is compressed or wrapped at this layer.
+            ValueError: a budget that the encoder's tokens cannot fill, a layer out of range, an unknown `merge` or
+                `policy`, `keep_cls=False` of an encoder without CLS; a tower that has not loaded its vision model; an
+                encoder that is compressed or wrapped at this layer.
         """
         super().__init__()
-        self._budget = Budget(dominant, contextual, merge)
+        self._budget = Budget(dominant, contextual, merge, policy=policy, keep_cls=keep_cls)
         self._tower = zip_tower_of(encoder, self._budget, layer, early_exit=early_exit)
         self.encoder = self._tower.tower
         self._attached = True
@@ -117,9 +122,9 @@ class VisionZipEncoder(nn.Module):
 
     def _zip(self, images: EncodedTiles) -> tuple[Tensor, ZipDecision]:
         number, available = images.features.shape[:2]
-        self._budget.check_fits(available, self._tower.name)
+        check_fits(self._budget, available, self._tower)
         budget = TileBudget(self._budget.dominant, self._budget.contextual)
-        zipped = zip_tiles(images, [Tile(budget)] * number, self._budget.merge)
+        zipped = zip_tiles(images, [Tile(budget)] * number, self._budget.rule)
         return zipped.rows.unflatten(0, (number, budget.tokens)), zipped.decisions[0]
 
     def detach(self) -> nn.Module:
@@ -158,9 +163,19 @@ def zip_tower_of(
     if layer is None:
         layer = getattr(encoder, "select_layer", -2)
     tower = ZipTower(vision_model_of(encoder), layer, early_exit=early_exit)
+    if not budget.keep_cls and not tower.has_cls:
+        raise ValueError(f"keep_cls=False is for encoders with CLS, which {tower.name} has not; leave keep_cls out")
     if not tower.takes_patches:
-        budget.check_fits(tower.encoder_tokens, tower.name)
+        check_fits(budget, tower.encoder_tokens, tower)
     return tower
+
+
+def check_fits(budget: Budget, tokens: int, tower: ZipTower) -> None:
+    """Raise ValueError unless so many tokens of an image, CLS included, are enough for the budget."""
+    if tower.has_cls and not budget.keep_cls:
+        budget.check_fits(tokens - 1, f"{tower.name} without CLS")
+    else:
+        budget.check_fits(tokens, tower.name)
 
 
 def vision_model_of(encoder: nn.Module) -> nn.Module:

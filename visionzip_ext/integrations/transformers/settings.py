@@ -9,8 +9,10 @@ from typing import Any
 from visionzip_ext.tokens.budget import Budget, Share
 
 CONFIG_KEY = "visionzip"
+TUNED_KEY = "visionzip_tuned"
 _BUDGET_KEYWORDS = ("dominant", "contextual", "keep", "min_tokens", "max_tokens")
-_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "budget_per", "layout", "early_exit")
+_KEYWORDS = (*_BUDGET_KEYWORDS, "merge", "policy", "keep_cls", "budget_per", "layout", "positions", "early_exit")
+POSITIONS = ("renumbered", "kept")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Settings:
 
     budget: Budget | Share
     layout: str = "released"
+    positions: str = "renumbered"
     early_exit: bool = True
 
     def as_keywords(self) -> dict[str, Any]:
@@ -26,26 +29,31 @@ class Settings:
         budget = self.budget
         if isinstance(budget, Share):
             bounds = {"min_tokens": budget.min_tokens, "max_tokens": budget.max_tokens}
-            asked: dict[str, Any] = {"keep": budget.keep, **bounds, "merge": budget.merge}
+            asked: dict[str, Any] = {"keep": budget.keep, **bounds}
         else:
             asked = {"dominant": budget.dominant, "contextual": budget.contextual}
-            asked |= {"merge": budget.merge, "budget_per": budget.per}
-        return asked | {"layout": self.layout, "early_exit": self.early_exit}
+            asked |= {"budget_per": budget.per}
+        asked |= {"merge": budget.merge, "policy": budget.policy, "keep_cls": budget.keep_cls}
+        return asked | {"layout": self.layout, "positions": self.positions, "early_exit": self.early_exit}
 
 
-def keywords_in(config: Any) -> dict[str, Any] | None:
+def keywords_in(config: Any, key: str = CONFIG_KEY) -> dict[str, Any] | None:
     """The keyword arguments of `compress` that a model's config holds; None if it holds none.
+
+    Args:
+        config: the base model's.
+        key: `CONFIG_KEY`, the setting that the model was compressed to; or `TUNED_KEY`, that its weights were tuned to.
 
     Raises:
         TypeError: there is something else than a dict.
         ValueError: there is a key that is no keyword argument of `compress`.
     """
-    setting = getattr(config, CONFIG_KEY, None)
+    setting = getattr(config, key, None)
     if setting is None:
         return None
     if not isinstance(setting, Mapping):
         raise TypeError(
-            f"config.{CONFIG_KEY} must be a dict of keyword arguments of compress ({', '.join(_KEYWORDS)}), got "
+            f"config.{key} must be a dict of keyword arguments of compress ({', '.join(_KEYWORDS)}), got "
             f"{setting!r} of type {type(setting).__name__}"
         )
     keywords = dict(setting)
@@ -53,10 +61,33 @@ def keywords_in(config: Any) -> dict[str, Any] | None:
         keywords["budget_per"] = keywords.pop("budget")
     if unknown := keywords.keys() - set(_KEYWORDS):
         raise ValueError(
-            f"config.{CONFIG_KEY} has unknown keys {sorted(map(str, unknown))}; expected keyword arguments of "
+            f"config.{key} has unknown keys {sorted(map(str, unknown))}; expected keyword arguments of "
             f"compress: {', '.join(_KEYWORDS)}"
         )
     return keywords
+
+
+def asked_positions(positions: str | None, of_family: tuple[str, ...]) -> str:
+    """The value of `compress`'s `positions`; by default the first of those that a family knows.
+
+    Raises:
+        ValueError: another word than those of `POSITIONS`.
+    """
+    if positions is None:
+        return of_family[0]
+    if positions not in POSITIONS:
+        raise ValueError(f'positions must be "renumbered" or "kept", got {positions!r}')
+    return positions
+
+
+def tuned_otherwise(asked: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[str]:
+    """The keywords of `compress` in which a setting differs from that of tuning, of those that tuned weights depend on.
+
+    Args:
+        asked: all keywords of the setting, as `Settings.as_keywords` makes them.
+        tuned: those of tuning; what an earlier version did not write down is not compared.
+    """
+    return [name for name in _KEYWORDS if name != "early_exit" and name in tuned and tuned[name] != asked.get(name)]
 
 
 def asked_budget(
@@ -67,8 +98,10 @@ def asked_budget(
     max_tokens: int | None,
     merge: str,
     budget_per: str,
+    policy: str = "attention",
+    keep_cls: bool = True,
 ) -> Budget | Share:
-    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10.
+    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10, or 64 distinct ones.
 
     Raises:
         TypeError: a share and fixed numbers at once, or bounds without a share; and as `Budget` and `Share`.
@@ -78,7 +111,11 @@ def asked_budget(
         for name, bound in (("min_tokens", min_tokens), ("max_tokens", max_tokens)):
             if bound is not None:
                 raise TypeError(f"{name}={bound!r} bounds the tokens that a share keeps; give keep= as well")
-        return Budget(54 if dominant is None else dominant, 10 if contextual is None else contextual, merge, budget_per)
+        if contextual is None:
+            contextual = 0 if policy == "distinct" else 10
+        if dominant is None:
+            dominant = 64 if policy == "distinct" else 54
+        return Budget(dominant, contextual, merge, budget_per, policy, keep_cls)
     for name, number in (("dominant", dominant), ("contextual", contextual)):
         if number is not None:
             raise TypeError(
@@ -87,4 +124,4 @@ def asked_budget(
             )
     if budget_per != "tile":
         raise ValueError(f"budget_per={budget_per!r} is for dominant= and contextual=; keep is a share of every frame")
-    return Share(keep, 1 if min_tokens is None else min_tokens, max_tokens, merge)
+    return Share(keep, 1 if min_tokens is None else min_tokens, max_tokens, merge, policy, keep_cls)

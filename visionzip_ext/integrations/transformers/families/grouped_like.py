@@ -10,15 +10,18 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import ProcessorMixin
 
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter
 from visionzip_ext.integrations.transformers.processors.checks import check_class
 from visionzip_ext.integrations.transformers.processors.placeholders import TokensOfTile
-from visionzip_ext.integrations.transformers.settings import Settings
+from visionzip_ext.integrations.transformers.settings import POSITIONS, Settings
 from visionzip_ext.integrations.transformers.towers.zip_tower import ZipTower
+from visionzip_ext.tokens.full_places import FullPlaces
 from visionzip_ext.tokens.grouped_tiles import zip_grouped_tiles
+from visionzip_ext.tokens.zip_tiles import target_tokens
 
 
 class GroupedAdapter(ModelAdapter):
@@ -36,6 +39,7 @@ class GroupedAdapter(ModelAdapter):
         one_tile: an image is always one tile.
     """
 
+    positions = POSITIONS
     tower_name = "vision_tower"
     projector = "multi_modal_projector"
     processor_class: str
@@ -47,7 +51,7 @@ class GroupedAdapter(ModelAdapter):
         """See `ModelAdapter`."""
         super().__init__(model, settings)
         self._hook: Any = None
-        self._zipped = False
+        self._zipped: FullPlaces | None = None
 
     @property
     def layer(self) -> int:
@@ -58,6 +62,11 @@ class GroupedAdapter(ModelAdapter):
     @abstractmethod
     def side(self) -> int:
         """Patches along a side of a token."""
+
+    @property
+    def has_cls(self) -> bool:
+        """See `ModelAdapter.has_cls`; it is left out."""
+        return False
 
     @property
     def tile_tokens(self) -> int:
@@ -88,13 +97,14 @@ class GroupedAdapter(ModelAdapter):
         """The model's own method, with the tokens zipped on their way."""
         own_method: Any = type(self.base_model).get_image_features
         with self.tower.recording(getattr(self.base_model, self.tower_name)):
-            self._zipped = False
+            self._zipped = None
             features = own_method(self.base_model, *args, **kwargs)
-            if not self._zipped:
+            if self._zipped is None:
                 raise RuntimeError(
                     f"{self.projector} of this {type(self.base_model).__name__} was replaced after compress; call "
                     "visionzip_ext.compress(model, processor, ...) again"
                 )
+            self.note_places("image", self._zipped, features)
         return features
 
     def attach(self) -> None:
@@ -126,6 +136,8 @@ class GroupedAdapter(ModelAdapter):
         if self.tower.has_cls:
             queries, keys = queries[:, :, 1:], keys[:, :, 1:]
         (budget,) = self.budget.of_tiles(1, self.tile_tokens)
-        rows, self.last_decision = zip_grouped_tiles(args[0], queries, keys, scale, budget, self.budget.merge)
-        self._zipped = True
+        rows, self.last_decision = zip_grouped_tiles(args[0], queries, keys, scale, budget, self.budget.rule)
+        kept = self.last_decision.indices
+        tokens = torch.cat([kept, target_tokens(kept, self.tile_tokens, budget.contextual)], 1)
+        self._zipped = FullPlaces(tokens.flatten(), [budget.tokens] * len(tokens), [self.tile_tokens] * len(tokens))
         return (rows, *args[1:])

@@ -14,6 +14,7 @@ class Idefics3Adapter(GroupedAdapter):
     """`Idefics3ForConditionalGeneration` and `Idefics3Model`: the tokens that pixel shuffle makes are zipped."""
 
     tower_name = "vision_model"
+    language_model = "text_model"
     projector = "connector.modality_projection"
     processor_class = "Idefics3Processor"
     tokens_attribute = "image_seq_len"

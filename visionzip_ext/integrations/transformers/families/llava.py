@@ -27,9 +27,7 @@ class OneTileAdapter(LlavaLikeAdapter):
         check_patches(processor, config.vision_config)
         check_size(processor, config.vision_config)
         check_token(processor, config, "image")
-        # ViP-LLaVA's config has no strategy; the model leaves CLS out
-        leaves_one_out = getattr(config, "vision_feature_select_strategy", "default") == "default"
-        uncompressed = self.tower.encoder_tokens - leaves_one_out
+        uncompressed = self.tower.encoder_tokens - self.left_out
         return AdditionalImageTokens(self.budget.tokens, uncompressed, self.tower.patches**2)
 
 

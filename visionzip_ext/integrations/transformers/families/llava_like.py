@@ -6,10 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from visionzip_ext.integrations.transformers.adapter import ModelAdapter
+from visionzip_ext.integrations.transformers.settings import POSITIONS
 from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
+from visionzip_ext.tokens.budget import TileBudget
+from visionzip_ext.tokens.full_places import FullPlaces
 from visionzip_ext.tokens.tiles import Tile
 
 _SELECT_STRATEGIES = ("default", "full")
@@ -20,9 +24,12 @@ class LlavaLikeAdapter(ModelAdapter):
 
     Attributes:
         tower_names: the base model's vision towers, that for images first.
+        newlines_of_video: tokens that close a video.
     """
 
+    positions = POSITIONS
     tower_names: tuple[str, ...] = ("vision_tower",)
+    newlines_of_video = 0
 
     def make_towers(self) -> dict[str, ZipTower]:
         """See `ModelAdapter.make_towers`."""
@@ -61,8 +68,11 @@ class LlavaLikeAdapter(ModelAdapter):
     def zip_images(self, encoded: EncodedTiles) -> Tensor:
         """The features of images of one tile -> (B, dominant + contextual, channels), projected."""
         images = len(encoded.features)
-        (budget,) = self.budget.of_tiles(1, self.tower.encoder_tokens)
+        (budget,) = self.budget.of_tiles(1, self.tile_tokens)
         zipped = self.zip(encoded, [Tile(budget)] * images)
+        full = self.tower.encoder_tokens - self.left_out
+        places = (zipped.places - self.left_out).clamp(min=0)
+        self.note_places("image", FullPlaces(places, [budget.tokens] * images, [full] * images), encoded.outputs)
         return self.project(zipped.rows.unflatten(0, (images, budget.tokens)))
 
     def zip_videos(self, tower: ZipTower, videos: Tensor, *layer: Any, **kwargs: Any) -> tuple[Tensor, EncodedTiles]:
@@ -72,9 +82,30 @@ class LlavaLikeAdapter(ModelAdapter):
         """
         encoded = self.encode(tower, videos.flatten(0, 1), *layer, **kwargs)
         number, frames = videos.shape[:2]
-        budgets = self.budget.of_tiles(frames, tower.encoder_tokens)
+        budgets = self.budget.of_tiles(frames, self.tile_tokens)
         zipped = self.zip(encoded, [Tile(budget) for budget in budgets] * number)
+        self.note_places("video", self._of_videos(tower, zipped.places, budgets, number), encoded.outputs)
         return self.project(zipped.rows.unflatten(0, (number, -1))), encoded
+
+    @property
+    def left_out(self) -> int:
+        """Tokens at the beginning of an image that the model does not show its language model: CLS, in most."""
+        # ViP-LLaVA's config has no strategy; the model leaves CLS out
+        return int(getattr(self.base_model.config, "vision_feature_select_strategy", "default") == "default")
+
+    def places_in_frame(self, tower: ZipTower, tokens: Tensor) -> tuple[Tensor, int]:
+        """The places that encoder tokens have in a frame without compression, and how many there are."""
+        return tokens, tower.encoder_tokens
+
+    def _of_videos(self, tower: ZipTower, tokens: Tensor, budgets: list[TileBudget], number: int) -> FullPlaces:
+        """Of so many videos, whose frames have these budgets."""
+        places, of_frame = self.places_in_frame(tower, tokens.view(number, -1))
+        rows = torch.tensor([budget.tokens for budget in budgets], device=tokens.device)
+        frame = torch.arange(len(budgets), device=tokens.device).repeat_interleave(rows)
+        full = len(budgets) * of_frame
+        newline = torch.full((number, self.newlines_of_video), full, device=tokens.device)
+        places = torch.cat([places + frame * of_frame, newline], 1)
+        return FullPlaces(places.flatten(), [places.shape[1]] * number, [full + self.newlines_of_video] * number)
 
     def project(self, rows: Tensor) -> Tensor:
         """(..., channels of the tower) -> (..., channels of the language model)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ from visionzip_ext.integrations.transformers.processors.checks import (
     check_token,
 )
 from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders, TokenCounts
-from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles
+from visionzip_ext.integrations.transformers.towers.zip_tower import EncodedTiles, ZipTower
+from visionzip_ext.tokens.full_places import FullPlaces, pooled_places
 from visionzip_ext.tokens.tiled_images import LAYOUTS, TiledImage, TiledImages
+from visionzip_ext.tokens.tiles import Region
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,19 @@ class LlavaNextAdapter(LlavaLikeAdapter):
     processor_class = "LlavaNextProcessor"
     modalities: tuple[str, ...] = ("image",)
 
+    def check_positions(self, model: Any) -> None:
+        """See `ModelAdapter.check_positions`."""
+        super().check_positions(model)
+        if self.settings.positions == "kept" and self.settings.layout != "native":
+            raise ValueError(
+                'positions="kept" counts tokens in the model\'s own order, which has no place for padding; '
+                f'layout="{self.settings.layout}" shows padding, in an order of its own: give layout="native" as well'
+            )
+
     def check_budget(self) -> None:
         """See `ModelAdapter.check_budget`; every number of tiles that an image can have must be served."""
         fewest, most = self.grids.tile_counts
-        self.budget.check_fits(self.tower.encoder_tokens, self.tower.name, fewest_tiles=fewest)
+        self.budget.check_fits(self.tile_tokens, self.tower_described, fewest_tiles=fewest)
         self.images.tile_budgets(most)
 
     @property
@@ -110,8 +121,23 @@ class LlavaNextAdapter(LlavaLikeAdapter):
         zipped = self.zip(encoded, [tile for image in images for tile in image.tiles])
         counts = [image.rows for image in images]
         rows, places = self.project(zipped.rows).split(counts), zipped.places.split(counts)
+        if self.sequence is not None:
+            self.note_places("image", self._of_images(images, places), encoded.outputs)
         newline: Any = self.base_model.image_newline
         return [self.images.arrange(*of_image, newline) for of_image in zip(images, rows, places, strict=True)]
+
+    def shown_grid(self, unpadded: Region) -> tuple[int, int]:
+        """Rows and columns of tokens that the model shows of a grid of tiles without compression."""
+        return unpadded.bottom - unpadded.top, unpadded.right - unpadded.left
+
+    def _of_images(self, images: list[TiledImage], places: Sequence[Tensor]) -> FullPlaces:
+        """Of images in the native layout."""
+        found = [
+            self.images.full_places(image, of_image, self.shown_grid(image.unpadded))
+            for image, of_image in zip(images, places, strict=True)
+        ]
+        every = torch.cat([of_image for of_image, _ in found])
+        return FullPlaces(every, [len(of_image) for of_image, _ in found], [full for _, full in found])
 
 
 class LlavaNextVideoAdapter(LlavaNextAdapter):
@@ -141,6 +167,16 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
             self.tower, videos, vision_feature_layer, vision_feature_select_strategy, **kwargs
         )
         return self.as_returned(self.finished_videos(features), encoded, return_dict)
+
+    @property
+    def pooled_side(self) -> int:
+        """Tokens along a side of a frame without compression."""
+        return self.tower.patches // self.base_model.config.spatial_pool_stride
+
+    def places_in_frame(self, tower: ZipTower, tokens: Tensor) -> tuple[Tensor, int]:
+        """See `LlavaLikeAdapter`: a patch stands where the token is that it would be pooled into."""
+        patches = (tokens - int(tower.has_cls)).clamp(min=0)
+        return pooled_places(patches, tower.patches, self.pooled_side), self.pooled_side**2
 
     def finished_videos(self, features: Tensor) -> Any:
         """Zipped videos (B, tokens of a video, channels), projected, as this version's model expects them."""

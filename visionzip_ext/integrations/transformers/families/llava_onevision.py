@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from visionzip_ext.integrations.transformers.processors.checks import (
     check_token,
 )
 from visionzip_ext.integrations.transformers.processors.counted_placeholders import CountedPlaceholders
+from visionzip_ext.tokens.tiles import Region
 
 _NEWLINE_IS_A_FEATURE = Version(transformers.__version__) >= Version("5.18.0")
 """The newline of a video is among its features; before, `forward` adds it to them."""
@@ -40,6 +42,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
     """
 
     processor_class = "LlavaOnevisionProcessor"
+    newlines_of_video = 1
 
     def image_features(
         self,
@@ -64,6 +67,18 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         layer = vision_feature_layer, vision_feature_select_strategy
         return self.tiled_features(pixel_values, images, *layer, return_dict=return_dict, **kwargs)
 
+    @property
+    def pooled_side(self) -> int:
+        """See `LlavaNextVideoAdapter.pooled_side`; this model's pooling rounds up."""
+        return math.ceil(self.tower.patches / 2)
+
+    def shown_grid(self, unpadded: Region) -> tuple[int, int]:
+        """See `LlavaNextAdapter.shown_grid`; without compression this model scales a large grid down."""
+        rows, columns = super().shown_grid(unpadded)
+        most_tiles = int(self.base_model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        ratio = math.sqrt(rows * columns / (most_tiles * self.tower.patches**2))
+        return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
+
     def finished_videos(self, features: Tensor) -> Tensor:
         """See `LlavaNextVideoAdapter.finished_videos`; a newline closes each video."""
         if not _NEWLINE_IS_A_FEATURE:
@@ -84,4 +99,4 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         check_pinpoints(processor, config)
         for modality in self.modalities:
             check_token(processor, config, modality)
-        return CountedPlaceholders(OnevisionCounts(self.images, self.grids, newlines_of_video=1))
+        return CountedPlaceholders(OnevisionCounts(self.images, self.grids, self.newlines_of_video))

@@ -36,6 +36,7 @@ class Qwen2VLAdapter(ModelAdapter):
         encoders: by modality, the method of the model's class that runs the tower.
     """
 
+    positions = ("kept",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
@@ -44,6 +45,11 @@ class Qwen2VLAdapter(ModelAdapter):
         self._places = KeptPlaces()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         return {"visual": PackedTower(self.base_model.get_submodule("visual"), self.deciding_layer)}
+
+    @property
+    def has_cls(self) -> bool:
+        """See `ModelAdapter.has_cls`."""
+        return False
 
     @property
     def packed_tower(self) -> PackedTower:
@@ -60,6 +66,17 @@ class Qwen2VLAdapter(ModelAdapter):
     def images(self) -> PackedImages:
         """The budgets of this model's images and videos."""
         return PackedImages(self.settings.budget, self.base_model.config.vision_config.spatial_merge_size)
+
+    def check_positions(self, model: Any) -> None:
+        """See `ModelAdapter.check_positions`."""
+        if self.settings.positions not in self.positions:
+            raise ValueError(
+                f'positions="{self.settings.positions}" has no meaning for {type(model).__name__}, whose tokens '
+                'have 3D positions in a grid, with gaps where some are left out; it takes "kept", its default'
+            )
+
+    def make_sequence(self, model: Any) -> None:
+        """Nothing: positions are kept by `rope_index`."""
 
     def check_budget(self) -> None:
         """Nothing: how many tokens there are is known of each image alone."""
@@ -154,7 +171,7 @@ class Qwen2VLAdapter(ModelAdapter):
             queries, keys, scale = recorded
             if (order := self.raster_order(grids)) is not None:
                 queries, keys = (_by_token(x, order) for x in (queries, keys))
-            return decide_frames(queries, keys, scale, frames, group, self.settings.budget.merge)
+            return decide_frames(queries, keys, scale, frames, group, self.settings.budget.rule)
 
         with tower.deciding(model.get_submodule("visual"), patches, decide) as decided:
             outputs = own_method(model, pixels, grids, **kwargs)

@@ -84,4 +84,4 @@ class VideoLlavaAdapter(LlavaLikeAdapter):
         check_size(processor, config.vision_config)
         for modality in ("image", "video"):
             check_token(processor, config, modality)
-        return CountedPlaceholders(FrameCounts(self.budget, self.tower.encoder_tokens))
+        return CountedPlaceholders(FrameCounts(self.budget, self.tile_tokens))
