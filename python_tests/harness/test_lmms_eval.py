@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import tiny_families, tiny_qwen
@@ -182,8 +183,8 @@ def load(tmp_path, monkeypatch):
     return make
 
 
-def answers(lm: Any, contents: Sequence[list[dict[str, Any]]], generation: Sequence[dict[str, Any]]) -> list[str]:
-    """To messages of one turn each."""
+def generate(lm: Any, contents: Sequence[list[dict[str, Any]]], generation: Sequence[dict[str, Any]]) -> list[Any]:
+    """What lmms-eval gets as answers to messages of one turn each."""
     lm.task_dict = {"task": {"test": contents}}
     requests = [
         Instance(
@@ -194,7 +195,11 @@ def answers(lm: Any, contents: Sequence[list[dict[str, Any]]], generation: Seque
         )
         for number, own in enumerate(generation)
     ]
-    return [result.text for result in lm.generate_until(requests)]
+    return lm.generate_until(requests)
+
+
+def answers(*asked: Any) -> list[str]:
+    return [result.text for result in generate(*asked)]
 
 
 def _turn(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -207,12 +212,12 @@ def asked(images: Sequence[Any]) -> list[list[dict[str, Any]]]:
 
 @pytest.fixture
 def video(tmp_path) -> str:
-    """Ten frames, as a file."""
+    """Ten frames of 64 x 96, as a file."""
     import cv2
 
     path = str(tmp_path / "video.avi")
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (72, 64))
-    for frame in tiny_families.videos(1, frames=10)[0]:
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for frame in np.random.default_rng(0).integers(0, 255, (10, 64, 96, 3), dtype=np.uint8):
         writer.write(frame)
     writer.release()
     return path
@@ -246,11 +251,11 @@ def test_answers_end_where_the_model_ends_them(load):
     family = FAMILIES["Llava"]
     lm = load("visionzip_llava_hf", family, dominant=5, contextual=2, batch_size=4)
     contents, generation = asked(family.images(4)), [{"max_new_tokens": 6}] * 4
-    lm.tokenizer.eos_token = answers(lm, contents, generation)[1].split()[2]
-    said = answers(lm, contents, generation)
-    assert len(said[1].split()) == 2
-    own = lm.tokenizer.eos_token_id
-    assert [lm._length(torch.tensor(row)) for row in ([4, 5, own, own], [4, 5, 6, 7], [own] * 4)] == [3, 4, 1]
+    first = answers(lm, contents, generation)[1].split()
+    lm.tokenizer.add_special_tokens({"eos_token": first[2]})
+    result = generate(lm, contents, generation)[1]
+    assert result.text.split() == first[:2]
+    assert result.token_counts.output_tokens == 3
 
 
 def test_qwen_keeps_a_share(load, monkeypatch):

@@ -118,12 +118,12 @@ class VisionZipLlavaHf(LlavaHf):
             pad_token_id=self.eot_token_id,
             eos_token_id=self.eot_token_id,
         )
-        answers = said[:, inputs["input_ids"].shape[1] :]
         results = []
-        for text, answer in zip(texts, answers, strict=True):
+        for text, row in zip(texts, said[:, inputs["input_ids"].shape[1] :], strict=True):
+            answer = self._without_filling(row)
             words = self.tokenizer.decode(answer, skip_special_tokens=True)
             self.cache_hook.add_partial("generate_until", (text, generation), words)
-            results.append(GenerationResult(text=words, token_counts=TokenCounts(output_tokens=self._length(answer))))
+            results.append(GenerationResult(text=words, token_counts=TokenCounts(output_tokens=len(answer))))
         return results
 
     def _read(self, texts: list[str], messages: list[ChatMessages]) -> Any:
@@ -134,10 +134,10 @@ class VisionZipLlavaHf(LlavaHf):
         inputs = self._image_processor(text=texts, padding=len(texts) > 1, return_tensors="pt", **visuals)
         return inputs.to(self.device, self.model.dtype)
 
-    def _length(self, answer: torch.Tensor) -> int:
-        """Of an answer without what fills it up to the batch's longest."""
+    def _without_filling(self, answer: torch.Tensor) -> torch.Tensor:
+        """As far as its first end token: what follows fills it up to the batch's longest."""
         ends = (answer == self.eot_token_id).nonzero() if self.eot_token_id is not None else []
-        return int(ends[0]) + 1 if len(ends) else len(answer)
+        return answer[: int(ends[0]) + 1] if len(ends) else answer
 
 
 class VisionZipLlavaOnevision(VisionZipLlavaHf):
