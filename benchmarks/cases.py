@@ -190,7 +190,6 @@ def quick_cases() -> list[Case]:
     return [
         *(Case("tiny", op, **tiny, dtype=dtype) for op in ("zip", "zip_qk", "merge") for dtype in DTYPES),
         Case("tiny-mean", "zip_qk", **tiny, dtype=torch.float32, has_cls=False),
-        Case("tiny", "zip", **tiny, dtype=torch.float32, policy="distinct"),
         Case(**{**PACKED, **tiny_packed}, dtype=torch.float32),
     ]
 
