@@ -14,6 +14,7 @@ from rich.markdown import Markdown
 
 from evaluation import checkpoint, report
 from evaluation.packages import PACKAGES, MissingPackageError
+from evaluation.providers import PROVIDERS, REDUCING
 
 HERE = Path(__file__).parent
 KEPT = HERE / "checkpoint"
@@ -29,30 +30,34 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     measure = commands.add_parser("measure", help="accuracy with all tokens and with few, by every provider")
     measure.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[KEPT], help="folders of models; all but the first in brief"
+        "--checkpoint", type=Path, nargs="+", default=[KEPT], help="folders of models; of several, one result"
     )
     measure.add_argument("--output", type=Path, default=RESULTS / "quality.json")
     measure.add_argument("--scenes", type=int, default=150, help="of each split (default: 150)")
     measure.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
+    measure.add_argument(
+        "--providers",
+        nargs="+",
+        choices=PROVIDERS,
+        default=REDUCING,
+        metavar="NAME",
+        help=f"default: those that do not ask the question; all: {', '.join(PROVIDERS)}",
+    )
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
     return parser
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    first, *others = arguments.checkpoint
+    models = [checkpoint.load(folder) for folder in arguments.checkpoint]
     same = {"scenes": arguments.scenes, "seed": arguments.seed}
-    brief = {**same, "budgets": (16,), "providers": ("visionzip", "random")}
-    model, processor = checkpoint.load(first)
     rows = {
-        "validation": list(report.run(model, processor, "validation", **same)),
-        "held-out": list(report.run(model, processor, "held-out", **brief)),
+        "validation": list(report.run(models, "validation", **same, providers=arguments.providers)),
+        "held-out": list(report.run(models, "held-out", **same, budgets=(16,), providers=arguments.providers)),
     }
-    for number, folder in enumerate(others, 2):
-        rows[f"validation, model {number}"] = list(report.run(*checkpoint.load(folder), "validation", **brief))
     settings = {
-        "scenes": arguments.scenes,
-        "seed": arguments.seed,
+        **same,
+        "models": len(models),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -67,6 +72,8 @@ def _tell(path: Path) -> None:
         for measure, name in report.MEASURES.items():
             console.print(f"what is kept of it, {name}, in percent:")
             console.print(Markdown(report.table(rows, measure)))
+        console.print("what is kept by topic, 16 tokens, in percent:")
+        console.print(Markdown(report.topic_table(rows, 16)))
     report.plot(report.read(path)["validation"], path.with_suffix(".png"))
     console.print(f"\n{path} and {path.with_suffix('.png')} are written")
 

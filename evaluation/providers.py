@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import visionzip_ext
+from evaluation.answers import generated
 from evaluation.checkpoint import IMAGE_TOKENS, PATCH
+from evaluation.provider import Answer, Provider
+from evaluation.question_pruning import ASKING
 from evaluation.scenes import SIZE
 
 _SIDE = SIZE // PATCH
@@ -25,14 +27,6 @@ Reduction = Callable[[Tensor, int, torch.Generator], Tensor]
 """(features (B, patches, channels), tokens, generator) -> (B, tokens, channels)."""
 
 
-@dataclass(frozen=True)
-class Provider:
-    """A way to reduce; `applied` changes model and processor for the time of a `with`."""
-
-    name: str
-    applied: Callable[[LlavaForConditionalGeneration, LlavaProcessor, int], contextlib.AbstractContextManager[None]]
-
-
 def split(tokens: int) -> tuple[int, int]:
     """Dominant and contextual, 54 to 10, as the paper divides (sec. 4.1)."""
     contextual = max(1, round(tokens * 10 / 64))
@@ -41,11 +35,11 @@ def split(tokens: int) -> tuple[int, int]:
 
 def _visionzip(name: str, split: Callable[[int], tuple[int, int]], **options: Any) -> Provider:
     @contextlib.contextmanager
-    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
+    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
         dominant, contextual = split(tokens)
         visionzip_ext.compress(model, processor, dominant=dominant, contextual=contextual, **options)
         try:
-            yield
+            yield generated
         finally:
             visionzip_ext.restore(model, processor)
 
@@ -54,7 +48,7 @@ def _visionzip(name: str, split: Callable[[int], tuple[int, int]], **options: An
 
 def _reduced_by(name: str, reduce: Reduction) -> Provider:
     @contextlib.contextmanager
-    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
+    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
         generator = torch.Generator().manual_seed(tokens)
 
         def image_features(pixel_values: Tensor, *_: Any, **__: Any) -> Any:
@@ -66,7 +60,7 @@ def _reduced_by(name: str, reduce: Reduction) -> Provider:
         model.model.get_image_features = image_features
         processor.num_additional_image_tokens = additional + tokens - IMAGE_TOKENS
         try:
-            yield
+            yield generated
         finally:
             processor.num_additional_image_tokens = additional
             del model.model.get_image_features
@@ -90,8 +84,8 @@ def _pool(features: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
 
 
 @contextlib.contextmanager
-def _all(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
-    yield
+def _all(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
+    yield generated
 
 
 ALL_TOKENS = Provider("all tokens", _all)
@@ -104,6 +98,9 @@ PROVIDERS = {
         _reduced_by("random", _random),
         _reduced_by("uniform grid", _grid),
         _reduced_by("average pooling", _pool),
+        *ASKING,
     )
 }
 """By name. VisionZip counts CLS among its tokens; the others have patches alone."""
+REDUCING = [name for name, provider in PROVIDERS.items() if provider not in ASKING]
+"""Those that reduce before the language model, whatever is asked."""
