@@ -12,9 +12,9 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from evaluation import checkpoint, report
+from evaluation import checkpoint, demo, report
 from evaluation.packages import PACKAGES, MissingPackageError
-from evaluation.providers import PROVIDERS, REDUCING
+from evaluation.providers import GRIDS, PROVIDERS, REDUCING
 
 HERE = Path(__file__).parent
 KEPT = HERE / "checkpoint"
@@ -42,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
         default=REDUCING,
         metavar="NAME",
         help=f"default: those that do not ask the question; all: {', '.join(PROVIDERS)}",
+    )
+    show = commands.add_parser("demo", help="an image, questions, and answers with all tokens and with few: a minute")
+    show.add_argument("--tokens", type=int, choices=GRIDS, default=16, help="few tokens (default: 16)")
+    show.add_argument("--scenes", type=int, default=100, help="that the accuracy is of (default: 100)")
+    show.add_argument(
+        "--output", type=Path, default=Path("quality_demo.png"), help="picture (default: quality_demo.png)"
     )
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
@@ -89,12 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from evaluation.training import train
 
             train(asked.output, asked.seed)
+        elif asked.command == "demo":
+            transformers.utils.logging.set_verbosity_error()
+            demo.show(*checkpoint.load(KEPT), asked.tokens, asked.scenes, asked.output)
         elif asked.command == "measure":
             _measure(asked)
         else:
             _tell(asked.results)
     except (MissingPackageError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
+        print(f"the trained model cannot be shown: {error}" if asked.command == "demo" else error, file=sys.stderr)
         return 2
     return 0
 

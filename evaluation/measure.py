@@ -58,7 +58,7 @@ def examine(
     parts = []
     with (
         provider.applied(model, processor, tokens) as answer,
-        tqdm(total=len(examination.scenes), desc=f"{provider.name}, {tokens}", leave=False) as progress,
+        tqdm(total=len(examination.scenes), desc=f"{provider.name}, {tokens}", leave=False, disable=None) as progress,
     ):
         while batch := list(islice(numbers, _BATCH)):
             questions = [examination.questions[i] for i in batch]
