@@ -73,15 +73,21 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def _tell(path: Path) -> None:
     console = Console()
-    for split, rows in report.read(path).items():
+    results = report.read(path)
+    for split, rows in results.items():
         console.print(f"\n{split}: accuracy with all {rows[0].tokens} tokens {100 * rows[0].accuracy.value:.1f} %")
         for measure, name in report.MEASURES.items():
             console.print(f"what is kept of it, {name}, in percent:")
             console.print(Markdown(report.table(rows, measure)))
         console.print("what is kept by topic, 16 tokens, in percent:")
         console.print(Markdown(report.topic_table(rows, 16)))
-    report.plot(report.read(path)["validation"], path.with_suffix(".png"))
-    console.print(f"\n{path} and {path.with_suffix('.png')} are written")
+    measured = {row.provider for row in results["validation"][1:]}
+    pictures = {".png": measured.intersection(REDUCING)}
+    if measured - pictures[".png"]:
+        pictures[".asking.png"] = measured - pictures[".png"] | {"visionzip"}
+    for suffix, shown in pictures.items():
+        report.plot(results["validation"], path.with_suffix(suffix), [name for name in PROVIDERS if name in shown])
+    console.print(f"\nwritten: {path}, {', '.join(str(path.with_suffix(suffix)) for suffix in pictures)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

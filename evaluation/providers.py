@@ -85,6 +85,7 @@ def _reduced_by(name: str, reduce: Reduction) -> Provider:
     return Provider(name, applied)
 
 
+@torch.no_grad()
 def encode(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Encoded:
     tower = model.model.vision_tower
     *_, before, features, _ = tower(pixel_values, output_hidden_states=True).hidden_states

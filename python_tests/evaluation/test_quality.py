@@ -14,8 +14,11 @@ from evaluation import checkpoint, encoder, features, measure, report, stages, t
 from evaluation.__main__ import KEPT, RESULTS, main
 from evaluation.packages import ENCODER
 from evaluation.providers import ALL_TOKENS, PROVIDERS, REDUCING, split
+from evaluation.question_pruning import ASKING
+from evaluation.questions import TOPICS
 
 SCENES = 60
+_COMPARED = ("visionzip", "visionzip, mean", "attention, nothing merged", "random", "uniform grid", "average pooling")
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +128,42 @@ def test_a_folder_without_a_model_is_named(tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+def _page() -> str:
+    return (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def three_models() -> list[report.Row]:
+    """What is committed of three trainings."""
+    return report.read(RESULTS / "seeds.json")["validation"]
+
+
 @pytest.mark.parametrize("measure", report.MEASURES)
-def test_the_page_has_the_figures(measure):
-    """docs/quality.md has the table that `python -m evaluation report` prints."""
-    rows = report.read(RESULTS / "quality.json")["validation"]
-    assert report.table(rows, measure) in (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+def test_the_page_has_the_figures(three_models, measure):
+    """docs/quality.md has the tables that `python -m evaluation report` prints."""
+    assert report.table(three_models, measure, _COMPARED) in _page()
+
+
+def test_the_page_has_the_topics_and_the_methods_that_ask(three_models):
+    assert report.topic_table(three_models, 16, _COMPARED) in _page()
+    assert report.table(three_models, "kept", ["visionzip", *(provider.name for provider in ASKING)]) in _page()
+
+
+def test_three_models_are_measured_and_the_first_is_the_one_that_is_kept(three_models, rows):
+    """Of 200 scenes here and of 150 there: as sure as their intervals."""
+    for row in three_models:
+        assert len(row.kept_by_model) == 3
+        assert min(row.kept_by_model) - 1e-6 <= row.kept.value <= max(row.kept_by_model) + 1e-6
+        if (alone := rows.get((row.provider, row.tokens))) is not None:
+            assert alone.kept.low - 0.02 <= row.kept_by_model[0] <= alone.kept.high + 0.02
+
+
+def test_every_topic_has_its_interval(three_models):
+    """The mean of topics is the whole, because each is asked as often."""
+    for row in three_models:
+        assert row.topics.keys() == row.kept_by_topic.keys() == set(TOPICS)
+        assert all(x.low <= x.value <= x.high for x in (*row.topics.values(), *row.kept_by_topic.values()))
+        assert sum(x.value for x in row.topics.values()) / len(TOPICS) == pytest.approx(row.accuracy.value)
 
 
 def test_results_are_told(tmp_path, capsys):
