@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from evaluation import checkpoint, demo, report
 from evaluation.packages import PACKAGES, MissingPackageError
 from evaluation.providers import GRIDS, PROVIDERS, REDUCING
+from evaluation.scenes import LAYOUTS
 
 HERE = Path(__file__).parent
 KEPT = HERE / "checkpoint"
@@ -43,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"default: those that do not ask the question; all: {', '.join(PROVIDERS)}",
     )
+    measure.add_argument(
+        "--others",
+        nargs="*",
+        choices=("held-out", *LAYOUTS),
+        default=["held-out"],
+        metavar="SPLIT",
+        help=f"splits beside validation, with 16 tokens: held-out (default), {', '.join(LAYOUTS)}",
+    )
     show = commands.add_parser("demo", help="an image, questions, and answers with all tokens and with few: a minute")
     show.add_argument("--tokens", type=int, choices=GRIDS, default=16, help="few tokens (default: 16)")
     show.add_argument("--scenes", type=int, default=100, help="that the accuracy is of (default: 100)")
@@ -58,8 +67,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     models = [checkpoint.load(folder) for folder in arguments.checkpoint]
     same = {"scenes": arguments.scenes, "seed": arguments.seed}
     rows = {
-        "validation": list(report.run(models, "validation", **same, providers=arguments.providers)),
-        "held-out": list(report.run(models, "held-out", **same, budgets=(16,), providers=arguments.providers)),
+        split: list(
+            report.run(
+                models, split, **same, budgets=GRIDS if split == "validation" else (16,), providers=arguments.providers
+            )
+        )
+        for split in ("validation", *arguments.others)
     }
     settings = {
         **same,

@@ -51,6 +51,10 @@ def split(tokens: int) -> tuple[int, int]:
     return tokens - contextual, contextual
 
 
+def _all_dominant(tokens: int) -> tuple[int, int]:
+    return tokens, 0
+
+
 def _visionzip(name: str, split: Callable[[int], tuple[int, int]], **options: Any) -> Provider:
     @contextlib.contextmanager
     def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
@@ -134,7 +138,14 @@ PROVIDERS = {
     for provider in (
         _visionzip("visionzip", split),
         _visionzip("visionzip, mean", split, merge="mean"),
-        _visionzip("attention, nothing merged", lambda tokens: (tokens, 0)),
+        _visionzip("attention, nothing merged", _all_dominant),
+        _visionzip("visionzip, kept positions", split, positions="kept"),
+        _visionzip("visionzip, no row for CLS", split, keep_cls=False),
+        _visionzip("attention, nothing merged, kept positions", _all_dominant, positions="kept"),
+        _visionzip("distinct", _all_dominant, policy="distinct"),
+        _visionzip("distinct, kept positions", _all_dominant, policy="distinct", positions="kept"),
+        _visionzip("distinct, no row for CLS", _all_dominant, policy="distinct", keep_cls=False),
+        _visionzip("distinct, merged", split, policy="distinct"),
         _reduced_by("random", _random),
         _reduced_by("uniform grid", _grid),
         _reduced_by("average pooling", _pool),
@@ -144,6 +155,6 @@ PROVIDERS = {
         *ASKING,
     )
 }
-"""By name. VisionZip counts CLS among its tokens; the others have patches alone."""
+"""By name. `compress` counts CLS among its tokens, unless the name says otherwise; the others have patches alone."""
 REDUCING = [name for name, provider in PROVIDERS.items() if provider not in ASKING]
 """Those that reduce before the language model, whatever is asked."""
