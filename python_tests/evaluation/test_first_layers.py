@@ -17,9 +17,13 @@ def tower() -> Dinov2Model:
 
 
 @torch.no_grad()
-def test_features_are_the_same_and_computed_once(tower, rng, monkeypatch):
+def test_features_are_the_same_and_computed_once(tower, rng):
     pixels = torch.randn(4, 3, 56, 56, generator=rng)
-    runs = []
+    runs: list[int] = []
+    decides: list[int] = []  # the layer whose attention decides: it runs each time
+    tower.encoder.layer[-2].attention.register_forward_pre_hook(
+        lambda module, args, options: decides.append(1), with_kwargs=True
+    )
     tower.encoder.layer[3].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(args[0])))
     expected = tower(pixels, output_hidden_states=True)
     layers = FirstLayers()
@@ -29,6 +33,7 @@ def test_features_are_the_same_and_computed_once(tower, rng, monkeypatch):
         actual = torch.cat([first.hidden_states[-2], second.hidden_states[-2]])
         torch.testing.assert_close(actual, expected.hidden_states[-2], rtol=1e-5, atol=1e-5)
         assert runs == [4, 2, 2]
+    assert len(decides) == 5
     assert torch.equal(tower(pixels).last_hidden_state, expected.last_hidden_state)
     assert runs == [4, 2, 2, 4]  # afterwards the tower is as it was
 
