@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
+    tell.add_argument(
+        "--drawn", nargs="+", choices=PROVIDERS, default=list(PROVIDERS), metavar="NAME", help="in the plot"
+    )
     return parser
 
 
@@ -84,7 +87,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     _tell(arguments.output)
 
 
-def _tell(path: Path) -> None:
+def _tell(path: Path, drawn: Sequence[str] = tuple(PROVIDERS)) -> None:
     console = Console()
     results = report.read(path)
     for split, rows in results.items():
@@ -94,7 +97,7 @@ def _tell(path: Path) -> None:
             console.print(Markdown(report.table(rows, measure)))
         console.print("what is kept by topic, 16 tokens, in percent:")
         console.print(Markdown(report.topic_table(rows, 16)))
-    measured = {row.provider for row in results["validation"][1:]}
+    measured = {row.provider for row in results["validation"][1:]}.intersection(drawn)
     pictures = {".png": measured.intersection(REDUCING)}
     if measured - pictures[".png"]:
         pictures[".asking.png"] = measured - pictures[".png"] | {"visionzip"}
@@ -120,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif asked.command == "measure":
             _measure(asked)
         else:
-            _tell(asked.results)
+            _tell(asked.results, asked.drawn)
     except (MissingPackageError, FileNotFoundError) as error:
         print(f"the trained model cannot be shown: {error}" if asked.command == "demo" else error, file=sys.stderr)
         return 2

@@ -159,6 +159,15 @@ def topic_table(rows: Sequence[Row], tokens: int, providers: Sequence[str] | Non
     return _markdown(lines)
 
 
+def split_table(results: Mapping[str, Sequence[Row]], measure: str, tokens: int, providers: Sequence[str]) -> str:
+    """Markdown: `measure` in percent, as `table` does, with so many tokens, in each split."""
+    lines = [["", *results]]
+    for name in providers:
+        row = (next(row for row in rows if (row.provider, row.tokens) == (name, tokens)) for rows in results.values())
+        lines.append([name, *(_percent(getattr(one, measure), signed=measure == "gained") for one in row)])
+    return _markdown(lines)
+
+
 def _names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.provider for row in rows[1:]))
 

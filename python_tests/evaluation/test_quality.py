@@ -175,3 +175,29 @@ def test_results_are_told(tmp_path, capsys):
     assert copy.with_suffix(".png").stat().st_size > 20_000
     first = json.loads(copy.read_text())["results"]["validation"][0]
     assert f"{100 * first['accuracy']['value']:.1f} %" in told
+
+
+_POLICIES = (
+    "visionzip",
+    "attention, nothing merged",
+    "visionzip, kept positions",
+    "visionzip, no row for CLS",
+    "attention, nothing merged, kept positions",
+    "distinct",
+    "distinct, kept positions",
+    "distinct, no row for CLS",
+    "distinct, merged",
+    "suppression by place",
+    "greedy DPP",
+    "SCOPE",
+)
+
+
+def test_the_page_on_choosing_has_the_figures():
+    """docs/choosing.md, of three models and fresh scenes."""
+    results = report.read(RESULTS / "choosing.json")
+    page = (RESULTS.parents[1] / "docs" / "choosing.md").read_text()
+    assert report.table(results["validation"], "kept", _POLICIES) in page
+    assert report.split_table(results, "gained", 16, _POLICIES[1:]) in page
+    assert all(len(row.kept_by_model) == 3 for rows in results.values() for row in rows)
+    assert json.loads((RESULTS / "choosing.json").read_text())["settings"]["seed"] != 0
