@@ -14,12 +14,12 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import visionzip_ext
-from evaluation import selections
 from evaluation.answers import generated
 from evaluation.checkpoint import IMAGE_TOKENS, PATCH
 from evaluation.provider import Answer, Provider
 from evaluation.question_pruning import ASKING
 from evaluation.scenes import SIZE
+from visionzip_ext import analysis
 
 _SIDE = SIZE // PATCH
 GRIDS = {8: (4, 2), 16: (4, 4), 32: (8, 4), 48: (8, 6)}
@@ -149,9 +149,9 @@ PROVIDERS = {
         _reduced_by("random", _random),
         _reduced_by("uniform grid", _grid),
         _reduced_by("average pooling", _pool),
-        _selected_by("suppression by place", selections.by_place),
-        _selected_by("greedy DPP", selections.determinantal),
-        _selected_by("SCOPE", selections.scope),
+        _selected_by("suppression by place", analysis.suppressed_by_place),
+        _selected_by("greedy DPP", analysis.greedy_dpp),
+        _selected_by("SCOPE", analysis.scope),
         *ASKING,
     )
 }
