@@ -32,6 +32,8 @@ class ModelAdapter(ABC):
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
         any_size: the images of the family have any number of tokens, so that `compress`'s `keep` has a meaning.
+        projectors: paths in the base model of what carries visual tokens over to the language model.
+        language_model: path of that, without its head.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
@@ -40,6 +42,8 @@ class ModelAdapter(ABC):
 
     layouts: tuple[str, ...] = ("released",)
     any_size = False
+    projectors: tuple[str, ...] = ("multi_modal_projector",)
+    language_model = "language_model"
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Check that `model` can be compressed so.

@@ -36,6 +36,7 @@ class Qwen2VLAdapter(ModelAdapter):
     """
 
     any_size = True
+    projectors = ("visual.merger",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
@@ -214,6 +215,7 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
 class Qwen3VLAdapter(Qwen2VLAdapter):
     """`Qwen3VLForConditionalGeneration`, also the MoE form: DeepStack features go the same way."""
 
+    projectors = ("visual.merger", "visual.deepstack_merger_list")
     processor_class = "Qwen3VLProcessor"
     # the model's own method for videos calls that for images, which would be ours
     encoders = MappingProxyType(dict.fromkeys(MODALITIES, "get_image_features"))
