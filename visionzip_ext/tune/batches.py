@@ -23,7 +23,7 @@ _TEMPLATE = (
     "{% for part in message['content'] %}"
     "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
     "{% endfor %}"
-    "{{ ' ' if message['role'] == 'system' else '' }}"
+    "{{ {'user': '', 'assistant': eos_token, 'system': ' '}[message['role']] }}"
     "{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
@@ -65,7 +65,7 @@ class Collator:
             TuneError: a conversation that the chat template or the processor cannot take, or longer than the context.
         """
         written = [self._write(example) for example in examples]
-        inputs = self._process([one.text for one in written], [list(example.images) for example in examples])
+        inputs = self._process(examples, text=[one.text for one in written], **self._special(written[0].text))
         labels = torch.full_like(inputs["input_ids"], IGNORED)
         for row, (example, one) in enumerate(zip(examples, written, strict=True)):
             places = inputs["attention_mask"][row].nonzero()[:, 0]
@@ -76,9 +76,7 @@ class Collator:
 
     def _check_length(self, example: Example, length: int) -> None:
         if length > self.context:
-            raise TuneError(
-                f"{example.where}: the conversation has {length} tokens, the model's context {self.context}"
-            )
+            raise TuneError(f"{example.where}: {length} tokens; the model's context has {self.context}")
 
     def _write(self, example: Example) -> _Text:
         """The conversation by the chat template; the last answer ends with a token that ends answers, if there is one.
@@ -109,13 +107,15 @@ class Collator:
         template = {} if self.template is None else {"chat_template": self.template}
         return self.processor.apply_chat_template(list(messages), **template, **options)
 
-    def _process(self, texts: Sequence[str], images: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
+    def _process(self, examples: Sequence[Example], **options: Any) -> dict[str, Tensor]:
+        """The processor's inputs for the texts in `options`, and the examples' images."""
         processor: Any = self.processor
-        return dict(
-            processor(
-                text=list(texts), images=list(images), padding=True, return_tensors="pt", **self._special(texts[0])
-            )
-        )
+        images = [list(example.images) for example in examples]
+        try:
+            return dict(processor(images=images, padding=True, return_tensors="pt", **options))
+        except ValueError as error:
+            places = ", ".join(example.where for example in examples)
+            raise TuneError(f"{places}: {type(processor).__name__}: {' '.join(str(error).split())}") from None
 
     def _special(self, text: str) -> dict[str, bool]:
         """As in `apply_chat_template`: what the template writes, the tokenizer is not to write again."""
@@ -145,13 +145,10 @@ class PrefixCollator(Collator):
         for example in examples:
             if [message["role"] for message in example.messages] != ["user", "assistant"]:
                 raise TuneError(f"{example.where}: PaliGemma takes one question and one answer")
-        processor: Any = self.processor
-        inputs = processor(
+        inputs = self._process(
+            examples,
             text=[self._text(example.messages[0]) for example in examples],
             suffix=[self._text(example.messages[1]) for example in examples],
-            images=[list(example.images) for example in examples],
-            padding=True,
-            return_tensors="pt",
         )
         for example, mask in zip(examples, inputs["attention_mask"], strict=True):
             self._check_length(example, int(mask.sum()))

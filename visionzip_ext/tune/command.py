@@ -94,19 +94,19 @@ def tune(args: argparse.Namespace) -> PartTrainer:
     trained = subject.choose_parts(model, args.train)
     subject.in_single_precision(model)
     own_side, processor.tokenizer.padding_side = processor.tokenizer.padding_side, "right"
-    trainer = PartTrainer(
-        trained,
-        model=model,
-        args=arguments,
-        train_dataset=chosen,
-        eval_dataset=checked,
-        data_collator=collator(model, processor),
-        compute_metrics=accuracy,
-        preprocess_logits_for_metrics=predictions,
-    )
     asked["conversations"] = len(chosen)
-    first = trainer.is_world_process_zero()
+    first = arguments.process_index == 0
     with output.claimed(asked) if first else contextlib.nullcontext():
+        trainer = PartTrainer(
+            trained,
+            model=model,
+            args=arguments,
+            train_dataset=chosen,
+            eval_dataset=checked,
+            data_collator=collator(model, processor),
+            compute_metrics=accuracy,
+            preprocess_logits_for_metrics=predictions,
+        )
         before = trainer.evaluate() if checked else {}
         metrics = trainer.train(resume_from_checkpoint=_checkpoint(arguments, output)).metrics
         after = trainer.evaluate() if checked else {}
