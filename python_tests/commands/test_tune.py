@@ -244,6 +244,12 @@ AGAIN = [{"role": "user", "content": [{"type": "text", "text": "what"}]}]
 AGAIN += [{"role": "assistant", "content": [{"type": "text", "text": "a dog"}]}]
 
 
+def learnt(processor, batch) -> list[str]:
+    """The tokens that have a label."""
+    rows = zip(batch["input_ids"], batch["labels"], strict=True)
+    return [processor.tokenizer.decode(ids[labels != batches.IGNORED]) for ids, labels in rows]
+
+
 class TestLabels:
     @pytest.mark.parametrize("side", ["left", "right"])
     @pytest.mark.parametrize("family", [*FAMILIES, *tiny_qwen.FAMILIES], ids=str)
@@ -255,10 +261,7 @@ class TestLabels:
         examples = [Example("a", MESSAGES, images[:1]), Example("b", [*MESSAGES, *turns], images[1:])]
         processor.tokenizer.padding_side = side
         batch = batches.collator(model, processor)(examples)
-        learnt = [
-            ids[labels != batches.IGNORED] for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
-        ]
-        said = [processor.tokenizer.decode(ids) for ids in learnt]
+        said = learnt(processor, batch)
         assert said == ["a cat </s>", "a cat a dog </s>" if turns else "a cat </s>"]
         subject.choose_parts(model, "projector")
         model.train()(**batch).loss.backward()
@@ -270,21 +273,18 @@ class TestLabels:
         model, processor = tiny.llava(), tiny.processor()
         processor.chat_template = None
         collator = batches.collator(model, processor)
-        batch = collator([Example("a", [*MESSAGES, *AGAIN], tiny.images(1))])
-        assert (
-            processor.tokenizer.decode(batch["labels"][0][batch["labels"][0] != batches.IGNORED])
+        (said,) = learnt(processor, collator([Example("a", [*MESSAGES, *AGAIN], tiny.images(1))]))
         assert said == "a cat </s> a dog </s>"
-        )
         written = collator._write(Example("a", [*MESSAGES, *AGAIN], []))
         assert written.text == "USER: <image>\nwhat is this ASSISTANT: a cat</s>USER: what ASSISTANT: a dog</s>"
 
     def test_answers_end_where_generation_ends(self):
-        """By a token of the template's own, without the white space behind it."""
+        """By a token of the template's own, without what it writes behind."""
         model, processor = tiny.llava(), tiny.processor()
         model.generation_config.eos_token_id = [20]
         processor.chat_template = tiny.CHAT_TEMPLATE.replace("{{ c['text'] }} ", "{{ c['text'] }} w20 w21 ")
-        batch = batches.collator(model, processor)([Example("a", MESSAGES, tiny.images(1))])
-        assert processor.tokenizer.decode(batch["labels"][0][batch["labels"][0] != batches.IGNORED]) == "a cat w20"
+        (said,) = learnt(processor, batches.collator(model, processor)([Example("a", MESSAGES, tiny.images(1))]))
+        assert said == "a cat w20"
 
 
 class TestBadInput:
