@@ -109,9 +109,8 @@ class TestResult:
         with safe_open("tuned/projector.safetensors", "pt") as file:
             assert json.loads(file.metadata()["visionzip"])["dominant"] == 5
 
-    def test_the_checkpoint_s_dtype_stays(self, tune, home, tmp_path):
-        half = LlavaForConditionalGeneration.from_pretrained(home / "model").to(torch.float16)
-        half.save_pretrained(tmp_path / "half")
+    def test_the_checkpoint_s_dtype_stays(self, tune, tmp_path):
+        tiny.llava().half().save_pretrained(tmp_path / "half")
         tiny.processor().save_pretrained(tmp_path / "half")
         assert tune(*BUDGET, "--learning_rate", "1e-2", "--bf16", model=str(tmp_path / "half"))[0] == 0
         before, after = weights("half"), weights("tuned")

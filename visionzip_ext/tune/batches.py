@@ -50,12 +50,13 @@ class Collator:
             TuneError: the tokenizer does not tell which characters a token is made of.
         """
         self.processor = processor
-        self.tokenizer: Any = getattr(processor, "tokenizer", None)
-        if not getattr(self.tokenizer, "is_fast", False):
+        tokenizer: Any = getattr(processor, "tokenizer", None)
+        if not getattr(tokenizer, "is_fast", False):
             raise TuneError(f"the tokenizer of this {type(processor).__name__} is not a fast one, which tune needs")
+        self.tokenizer = tokenizer
         text_config: Any = model.config.get_text_config()
-        self.context = min(self.tokenizer.model_max_length, getattr(text_config, "max_position_embeddings", 1 << 30))
-        self.ends = _ends(model, self.tokenizer)
+        self.context = min(tokenizer.model_max_length, getattr(text_config, "max_position_embeddings", 1 << 30))
+        self.ends = _ends(model, tokenizer)
         self.template = None if getattr(processor, "chat_template", None) else _TEMPLATE
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Qwen2VLAdapter(ModelAdapter):
     """
 
     any_size = True
-    projectors = ("visual.merger",)
+    projectors: tuple[str, ...] = ("visual.merger",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
