@@ -174,20 +174,32 @@ class TestResult:
         assert "1 conversations without an image were left out" in output
 
 
-def test_an_interrupted_training_resumes_to_the_same_bits(tune, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_bits(tune, home, monkeypatch):
     """Also where a checkpoint was being written at that moment."""
-    steps = [*BUDGET, "--learning_rate", "1e-2", "--num_train_epochs", "2", "--save_steps", "3", "--train", "all"]
+    check = ["--check", f"{home}/data.json"]
+    steps = [
+        *check,
+        *BUDGET,
+        "--learning_rate",
+        "1e-2",
+        "--num_train_epochs",
+        "2",
+        "--save_steps",
+        "3",
+        "--train",
+        "all",
+    ]
     assert tune(*steps)[0] == 0
     Path("tuned").rename("whole")
     collate, count = batches.Collator.__call__, itertools.count(1)
 
-    def stop_at_the_seventh(self, examples):
-        if next(count) == 7:
+    def stop_at_the_eighth(self, examples):
+        if next(count) == 8:
             raise KeyboardInterrupt
         return collate(self, examples)
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(batches.Collator, "__call__", stop_at_the_seventh)
+        interrupted.setattr(batches.Collator, "__call__", stop_at_the_eighth)
         with pytest.raises(KeyboardInterrupt):
             tune(*steps)
     assert not Path("tuned").exists()
@@ -220,9 +232,24 @@ def test_a_checkpoint_of_another_part_is_refused(home, tmp_path):
         other._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
 
 
-def test_two_processes_are_one(tune, home, tmp_path):
+def losses_noted(monkeypatch) -> list[float]:
+    """Grows by what Trainer logs of each step."""
+    losses: list[float] = []
+    log = training.PartTrainer.log
+
+    def noted(self, logs, *arguments):
+        losses.extend([logs["loss"]] if "loss" in logs else [])
+        log(self, logs, *arguments)
+
+    monkeypatch.setattr(training.PartTrainer, "log", noted)
+    return losses
+
+
+def test_two_processes_are_one(tune, home, tmp_path, monkeypatch):
     """All have the same weights, and the losses are those of one process with the same global batch."""
     steps = ["--learning_rate", "1e-3", "--num_train_epochs", "2", "--logging_steps", "1", *BUDGET]
+    steps += ["--check", f"{home}/data.json"]
+    losses = losses_noted(monkeypatch)
     assert tune(*steps, "--per_device_train_batch_size", "4")[0] == 0
     one = weights("tuned")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANK)]
@@ -234,6 +261,9 @@ def test_two_processes_are_one(tune, home, tmp_path):
     assert ranks[0].keys() == ranks[1].keys()
     assert all(torch.equal(x, ranks[1][name]) for name, x in ranks[0].items())
     torch.testing.assert_close(weights("two"), one, rtol=0, atol=1e-5)
+    assert len(losses) == 4
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(losses, rel=1e-4)
     assert done.stdout.count("written: two") == 1
 
 
@@ -339,6 +369,7 @@ class TestBadInput:
             (["--all-tokens"], "--all-tokens compresses nothing; got dominant, contextual as well"),
             (["--output_dir", "elsewhere"], "--output_dir elsewhere: give --output"),
             (["--output", "there"], "--output there exists"),
+            (["--fsdp", "full_shard"], "FSDP and DeepSpeed need GPUs"),
         ],
     )  # fmt: skip
     def test_one_line_and_status_2(self, tune, home, arguments, message):

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -107,10 +108,9 @@ def tune(args: argparse.Namespace) -> PartTrainer:
             compute_metrics=accuracy,
             preprocess_logits_for_metrics=predictions,
         )
-        before = trainer.evaluate() if checked else {}
         metrics = trainer.train(resume_from_checkpoint=_checkpoint(arguments, output)).metrics
-        after = trainer.evaluate() if checked else {}
         weights = trainer.trained_weights()
+        after = trainer.evaluate() if checked else {}
         if first:
             report = asked | {
                 "left_out": conversations.left_out,
@@ -120,7 +120,7 @@ def tune(args: argparse.Namespace) -> PartTrainer:
                 "peak_memory_bytes": _peak_memory(),
             }
             if checked:
-                report |= {"answers": after["eval_answers"], "accuracy_before": before["eval_accuracy"]}
+                report |= {"answers": after["eval_answers"], "accuracy_before": _first_accuracy(trainer)}
                 report |= {"accuracy_after": after["eval_accuracy"]}
             processor.tokenizer.padding_side = own_side
             _write(output, asked, processor, weights, report)
@@ -148,17 +148,28 @@ def _training_arguments(args: argparse.Namespace, work: Path) -> TrainingArgumen
         raise TuneError(f"--output_dir {args.output_dir}: give --output; checkpoints are kept beside it meanwhile")
     names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     given = {name: value for name, value in vars(args).items() if name in names}
-    # The collator takes whole conversations, whose fields no model knows.
-    given |= {"output_dir": str(work), "remove_unused_columns": False}
+    # The collator takes whole conversations, whose fields no model knows. The first evaluation is Trainer's own: one
+    # before `train` would mark the model as prepared, which then is not wrapped, and processes would each go their way.
+    given |= {"output_dir": str(work), "remove_unused_columns": False, "eval_on_start": args.check is not None}
     try:
-        return TrainingArguments(**given)
+        arguments = TrainingArguments(**given)
+        on_cpu = arguments.device.type == "cpu"
     except (ValueError, RuntimeError, ImportError) as error:
         raise TuneError(" ".join(str(error).split())) from None
+    if on_cpu and _is_sharded(arguments):
+        raise TuneError("FSDP and DeepSpeed need GPUs: accelerate leaves them out on CPUs, and says nothing")
+    return arguments
+
+
+def _is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed is asked for, by Trainer's arguments or by `accelerate launch`."""
+    by_launcher = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    return bool(arguments.fsdp or arguments.deepspeed) or by_launcher
 
 
 def _dtype(arguments: TrainingArguments) -> torch.dtype:
     """Of what does not learn. FSDP and DeepSpeed want one dtype, and choose that of computations themselves."""
-    if arguments.fsdp or arguments.deepspeed:
+    if _is_sharded(arguments):
         return torch.float32
     return torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
 
@@ -175,6 +186,11 @@ def _write(output: Output, asked: dict[str, Any], processor: Any, weights: dict[
     with output.written() as folder:
         subject.save(model, processor, folder)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _first_accuracy(trainer: PartTrainer) -> float:
+    """Before the first step, also where that was before an interruption: the log goes with the checkpoints."""
+    return next(entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry)
 
 
 def _peak_memory() -> int:
