@@ -396,6 +396,14 @@ class TestBadInput:
         assert complaint[0].startswith(f"visionzip_ext tune: {message}")
         assert sorted(path.name for path in Path().iterdir()) == before
 
+    def test_a_worker_s_error_is_a_line_too(self, tune, home):
+        whole = (home / "images" / "0.png").read_bytes()
+        (home / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
+        Path("bad.json").write_text(json.dumps([record("cut.png", "<image>\nwhat", "a cat")]))
+        status, _, errors = tune(*BUDGET, "--dataloader_num_workers", "1", data="bad.json")
+        assert status == 2
+        assert errors.splitlines()[-1].startswith("visionzip_ext tune: bad.json:1: broken image ")
+
     def test_another_process_at_the_same_output(self, tune):
         Path("tuned.training").mkdir()
         with FileLock("tuned.training/lock"):

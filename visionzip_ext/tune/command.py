@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         tune(args)
     except TuneError as error:
-        print(f"visionzip_ext tune: {str(error).splitlines()[-1]}", file=sys.stderr)
+        print(f"visionzip_ext tune: {error.line}", file=sys.stderr)
         return _USER_ERROR
     return 0
 
