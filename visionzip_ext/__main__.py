@@ -1,10 +1,12 @@
-"""``python -m visionzip_ext``: the commands ``info`` and ``demo``; alone, what they are."""
+"""``python -m visionzip_ext``: the commands ``info``, ``demo`` and ``tune``; alone, what they are."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from visionzip_ext import info
 
@@ -21,24 +23,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     info.add_arguments(info_parser)
     info_parser.set_defaults(run=info.run)
 
+    demo = _imported("demo") if argv[:1] == ["demo"] else None
     demo_parser = commands.add_parser("demo", help="LLaVA-1.5 with and without compressed visual tokens, side by side")
-    # The demo brings transformers and more with it, which nothing else should wait for, or need to have installed.
-    if argv[:1] == ["demo"]:
-        try:
-            from visionzip_ext import demo
-        except ImportError as error:
-            install = "install what the demo needs with `pip install 'visionzip_ext[demo]'`"
-            print(f"visionzip_ext demo: {error}; {install}", file=sys.stderr)
-            return _USER_ERROR
-
+    if demo is not None:
         demo.add_arguments(demo_parser)
         demo_parser.set_defaults(run=demo.run)
+
+    tune = _imported("tune") if argv[:1] == ["tune"] else None
+    trainers = [] if tune is None else tune.parents()
+    tune_parser = commands.add_parser("tune", parents=trainers, help="train a projector, or more, on few visual tokens")
+    if tune is not None:
+        tune.add_arguments(tune_parser)
+        tune_parser.set_defaults(run=tune.run)
 
     args = parser.parse_args(argv)
     if not hasattr(args, "run"):
         parser.print_help()
         return 0
     return args.run(args)
+
+
+def _imported(command: str) -> Any:
+    """A command that brings transformers and more with it; nothing else should wait for that, or need it installed.
+
+    Exits where something is missing, and names the extra that has it.
+    """
+    try:
+        return import_module(f"visionzip_ext.{command}")
+    except ImportError as error:
+        install = f"install what the {command} needs with `pip install 'visionzip_ext[{command}]'`"
+        print(f"visionzip_ext {command}: {error}; {install}", file=sys.stderr)
+        sys.exit(_USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -10,4 +10,4 @@ def test_alone_it_shows_its_commands(capsys):
     output, errors = capsys.readouterr()
     assert errors == ""
     commands = [line.split()[0] for line in output.splitlines() if line.startswith("    ") and len(line.split()) > 2]
-    assert {"info", "demo"} <= set(commands)
+    assert {"info", "demo", "tune"} <= set(commands)

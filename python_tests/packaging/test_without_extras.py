@@ -75,11 +75,11 @@ def test_with_transformers_everything_is_listed():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("absent", ["numpy", "transformers"])
-def test_the_demo_names_its_extra(absent):
-    result = run("from visionzip_ext.__main__ import main; sys.exit(main(['demo']))", (absent,))
+@pytest.mark.parametrize(("command", "absent"), [("demo", "numpy"), ("demo", "transformers"), ("tune", "transformers")])
+def test_a_command_names_its_extra(command, absent):
+    result = run(f"from visionzip_ext.__main__ import main; sys.exit(main(['{command}']))", (absent,))
     assert result.returncode == 2
     (complaint,) = result.stderr.splitlines()
-    assert complaint.startswith("visionzip_ext demo: ")
+    assert complaint.startswith(f"visionzip_ext {command}: ")
     assert absent in complaint
-    assert complaint.endswith("install what the demo needs with `pip install 'visionzip_ext[demo]'`")
+    assert complaint.endswith(f"install what the {command} needs with `pip install 'visionzip_ext[{command}]'`")

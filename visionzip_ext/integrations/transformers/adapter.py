@@ -34,7 +34,8 @@ class ModelAdapter(ABC):
     Attributes:
         layouts: the values of `compress`'s `layout` that have a meaning for the family.
         positions: the values of `compress`'s `positions` that have a meaning for the family, its default first.
-        language_model: the base model's attribute that is its language model.
+        projectors: paths in the base model of what carries visual tokens over to the language model.
+        language_model: path of that, without its head.
         settings: what was asked for.
         towers: the base model's vision towers, by its attribute; the first one is for images.
         processor: the one that was changed for this model, as long as somebody else has it.
@@ -44,6 +45,7 @@ class ModelAdapter(ABC):
 
     layouts: tuple[str, ...] = ("released",)
     positions: tuple[str, ...] = ("renumbered",)
+    projectors: tuple[str, ...] = ("multi_modal_projector",)
     language_model = "language_model"
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:

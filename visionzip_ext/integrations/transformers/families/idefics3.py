@@ -16,6 +16,8 @@ class Idefics3Adapter(GroupedAdapter):
     tower_name = "vision_model"
     language_model = "text_model"
     projector = "connector.modality_projection"
+    projectors = ("connector",)
+    language_model = "text_model"
     processor_class = "Idefics3Processor"
     tokens_attribute = "image_seq_len"
 

@@ -37,6 +37,7 @@ class Qwen2VLAdapter(ModelAdapter):
     """
 
     positions = ("kept",)
+    projectors: tuple[str, ...] = ("visual.merger",)
     processor_class = "Qwen2VLProcessor"
     encoders: Mapping[str, str] = MappingProxyType({name: f"get_{name}_features" for name in MODALITIES})
 
@@ -221,6 +222,7 @@ class Qwen2_5VLAdapter(Qwen2VLAdapter):
 class Qwen3VLAdapter(Qwen2VLAdapter):
     """`Qwen3VLForConditionalGeneration`, also the MoE form: DeepStack features go the same way."""
 
+    projectors = ("visual.merger", "visual.deepstack_merger_list")
     processor_class = "Qwen3VLProcessor"
     # the model's own method for videos calls that for images, which would be ours
     encoders = MappingProxyType(dict.fromkeys(MODALITIES, "get_image_features"))
