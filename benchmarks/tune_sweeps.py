@@ -141,6 +141,7 @@ def planned(case: Case, plan: str) -> dict:
     sizes = {name: getattr(case, name) for name in ("B", "S", "C", "H", "D", "k", "m", "has_cls")}
     op = "zip_qk" if case.op == "zip_packed" else case.op
     if case.lengths:
-        sizes |= {"packed_tokens": sum(case.lengths), "k": max(case.budgets.k), "m": max(case.budgets.m)}
+        sizes |= {"packed_tokens": sum(case.lengths), "group": case.group}
+        sizes |= {"k": max(case.budgets.k), "m": max(case.budgets.m)}
     with overridden(VARIABLES["cuda"], plan):
         return _C.plan_cuda(op, **sizes, element_bytes=case.dtype.itemsize)
