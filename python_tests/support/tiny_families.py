@@ -190,7 +190,7 @@ FAMILIES = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """`tiny_models.tokenizer`, with a video token."""
-    return tiny.tokenizer(video_token=VIDEO_TOKEN)
+    return tiny.tokenizer({"<image>": IMAGE_TOKEN, "<video>": VIDEO_TOKEN})
 
 
 class VideoProcessor:

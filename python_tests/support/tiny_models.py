@@ -6,6 +6,7 @@ The vision tower makes 4 x 4 patches and CLS; the tokenizer knows one token a wo
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,18 @@ def llava(config: LlavaConfig | None = None, seed: int = 0) -> LlavaForCondition
 
 
 def tokenizer(
-    video_token: int | None = None, named: dict[str, tuple[str, int]] | None = None
+    placeholders: Mapping[str, int] | None = None, named: dict[str, tuple[str, int]] | None = None
 ) -> PreTrainedTokenizerFast:
     """One token a word.
 
     Args:
-        video_token: the id of `<video>`, if it is to know that.
+        placeholders: special tokens and their ids; by default `<image>`.
         named: further special tokens and their ids, by the attributes under which processors look for them.
     """
     filler = (f"w{i}" for i in range(len(_WORDS), VOCABULARY))
     words = [*_WORDS, *filler]
-    placeholders = {"<image>": IMAGE_TOKEN} | ({} if video_token is None else {"<video>": video_token})
-    placeholders |= dict((named or {}).values())
-    for word, token in placeholders.items():
+    special = {**({"<image>": IMAGE_TOKEN} if placeholders is None else placeholders), **dict((named or {}).values())}
+    for word, token in special.items():
         words[token] = word
     word_level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -116,7 +116,7 @@ def tokenizer(
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=list(placeholders),
+        additional_special_tokens=list(special),
         **({"extra_special_tokens": {name: word for name, (word, _) in named.items()}} if named else {}),
         model_input_names=["input_ids", "attention_mask"],
         padding_side="left",

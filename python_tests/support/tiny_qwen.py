@@ -12,8 +12,7 @@ import transformers
 from PIL import Image
 from support import tiny_models as tiny
 from support.tiny_models import TRANSFORMERS
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BatchFeature, PreTrainedTokenizerFast
+from transformers import BatchFeature
 
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 120, 121, 122, 123
 IMAGE = "<|vision_start|> <|image_pad|> <|vision_end|>"
@@ -25,7 +24,6 @@ _SPECIAL = {
     "<|vision_start|>": VISION_START,
     "<|vision_end|>": VISION_END,
 }
-_WORDS = ("<pad>", "<s>", "</s>", "<unk>", "USER", "ASSISTANT", ":", "what", "is", "this", "a", "cat", "dog")
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ c['text'] }} {% endif %}"
@@ -112,28 +110,10 @@ class QwenFamily:
         unchecked = {"check_argument_for_proper_class": lambda *arguments: None}
         return type(name, (cls,), unchecked)(
             image_processor=images,
-            tokenizer=tokenizer(),
+            tokenizer=tiny.tokenizer(_SPECIAL),
             video_processor=VideoProcessor(self.patch),
             chat_template=CHAT_TEMPLATE,
         )
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = [*_WORDS, *(f"w{i}" for i in range(len(_WORDS), 128))]
-    for word, token in _SPECIAL.items():
-        words[token] = word
-    word_level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=word_level,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=list(_SPECIAL),
-        model_input_names=["input_ids", "attention_mask"],
-        padding_side="left",
-    )
 
 
 class VideoProcessor:
