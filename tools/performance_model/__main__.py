@@ -20,10 +20,10 @@ from rich.table import Table
 
 from benchmarks.cases import cuda_cases
 from benchmarks.places import RESULTS, slug
-from tools.kernel_report.__main__ import LIBRARY
 from tools.kernel_report.library import Kernel, MissingTool, read
 from tools.performance_model.machines import HOPPER, MACHINES, PROCESSING_CLUSTERS, Machine
 from tools.performance_model.model import Work, describe_plan
+from visionzip_ext._library import CUDA_LIBRARY
 
 ARCHITECTURE = "90"
 WIDTH = 205  # columns, in a file or a pipe
@@ -121,7 +121,7 @@ def _as_json(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.performance_model", description=__doc__)
-    parser.add_argument("library", nargs="?", type=Path, default=LIBRARY, help="default: the package's")
+    parser.add_argument("library", nargs="?", type=Path, default=CUDA_LIBRARY, help="default: the package's")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases with this in their name")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print plain JSON")
