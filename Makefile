@@ -14,7 +14,7 @@ STAMPS := .venv/stamps
 native_sources := CMakeLists.txt $(shell find csrc cmake tools/cuda_emulation python_tests/kernels -type f -not -name "*.py*")
 build_definition := pyproject.toml setup.py
 
-.PHONY: help demo test test-compat test-lmms kernels bench quality lint format mutants wheel test-abi setup clean FORCE
+.PHONY: help demo test test-compat test-lmms kernels model bench quality lint format mutants wheel test-abi setup clean FORCE
 .DELETE_ON_ERROR:
 
 help:  ## the targets, a line each
@@ -40,6 +40,9 @@ test-lmms: setup $(STAMPS)/lmms  ## lmms-eval itself with compressed models, in 
 
 kernels: setup  ## registers, spills and machine code of the CUDA kernels, and their growth (KERNELS_ARGS=--accept, ...)
 	$(BIN)/python -m tools.kernel_report $(KERNELS_ARGS)
+
+model: setup  ## modelled times of the benchmarks on an H100 and an H200, beside measured ones (MODEL_ARGS=--json, ...)
+	$(BIN)/python -m tools.performance_model $(MODEL_ARGS)
 
 bench: setup  ## the benchmarks (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

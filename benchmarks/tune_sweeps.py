@@ -132,11 +132,17 @@ def all_sweeps(device: str) -> list[Sweep]:
     return cuda_sweeps() if device == "cuda" else cpu_sweeps()
 
 
+def plan_arguments(case: Case) -> dict:
+    """What `_C.plan_cuda` is told of a case."""
+    sizes = {name: getattr(case, name) for name in ("B", "S", "C", "H", "D", "k", "m", "has_cls")}
+    if case.lengths:
+        sizes |= {"packed_tokens": sum(case.lengths), "group": case.group}
+        sizes |= {"k": max(case.budgets.k), "m": max(case.budgets.m)}
+    op = "zip_qk" if case.op == "zip_packed" else case.op
+    return {"op": op, **sizes, "element_bytes": case.dtype.itemsize}
+
+
 def planned(case: Case, plan: str) -> dict:
     """What the CUDA planner makes of it on a Hopper; ValueError where that cannot be."""
-    sizes = {name: getattr(case, name) for name in ("B", "S", "C", "H", "D", "k", "m", "has_cls")}
-    op = "zip_qk" if case.op == "zip_packed" else case.op
-    if case.lengths:
-        sizes |= {"packed_tokens": sum(case.lengths), "k": max(case.budgets.k), "m": max(case.budgets.m)}
     with overridden(VARIABLES["cuda"], plan):
-        return _C.plan_cuda(op, **sizes, element_bytes=case.dtype.itemsize)
+        return _C.plan_cuda(**plan_arguments(case))

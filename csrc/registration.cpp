@@ -40,4 +40,6 @@ VISIONZIP_DEFINE_OPERATORS(VISIONZIP_LIBRARY, m) {
       "merge_packed_backward(Tensor grad, Tensor assignment, Tensor cu_seqlens, SymInt[] k, SymInt[] m, *, "
       "str merge=\"residual\") -> Tensor");
   m.def("merge_backward(Tensor grad, Tensor assignment, SymInt k, SymInt m, *, str merge=\"residual\") -> Tensor");
+  // For tools, on CUDA alone: how many clusters of 1, 2, ... 16 blocks the GPU that x is on runs at the same time.
+  m.def("_clusters(Tensor x) -> int[]");
 }

@@ -45,6 +45,7 @@ def plan_cuda(
     m: int,
     has_cls: bool = True,
     packed_tokens: int = 0,
+    group: int = 1,
     element_bytes: int = 2,
     compute_capability: int = 90,
     multiprocessors: int = 132,

@@ -116,8 +116,8 @@ py::dict describe_plan(const cuda::ZipPlan& plan) {
   return out;
 }
 
-// Attention is given as a matrix.  packed_tokens: as in plan_cuda.
-cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t element_bytes) {
+// Attention is given as a matrix.  packed_tokens, group: as in plan_cuda.
+cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t group, int32_t element_bytes) {
   const auto H = static_cast<int32_t>(p.H);
   return {.dtype = element_bytes == 4 ? DType::kFloat32 : DType::kBFloat16,
           .source = p.source,
@@ -134,7 +134,7 @@ cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t el
           .H = H,
           .D = static_cast<int32_t>(p.D),
           .attn_heads = H,
-          .group = 1,
+          .group = group,
           .images = p.B,
           .all_tokens = packed_tokens ? packed_tokens : p.B * p.S,
           .policy = p.policy,
@@ -142,17 +142,18 @@ cuda::ZipProblem zip_problem(const Problem& p, int64_t packed_tokens, int32_t el
 }
 
 // Contiguous tensors of one dtype, whose rows are multiples of 16 bytes.  packed_tokens: 0, or those of all B images,
-// which are packed then; S, k and m are the most that any has.
+// which are packed then; S, k and m are the most that any has.  group: cells to a token of those.
 py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64_t H, int64_t D, int64_t k, int64_t m,
-                   bool has_cls, int64_t packed_tokens, int32_t element_bytes, int32_t compute_capability,
-                   int32_t multiprocessors, int32_t shared_bytes, const std::map<int32_t, int32_t>& clusters,
-                   const std::string& policy, bool keep_cls) {
+                   bool has_cls, int64_t packed_tokens, int32_t group, int32_t element_bytes,
+                   int32_t compute_capability, int32_t multiprocessors, int32_t shared_bytes,
+                   const std::map<int32_t, int32_t>& clusters, const std::string& policy, bool keep_cls) {
   const SelectionRule rule = parse_rule(op.c_str(), has_cls, policy, keep_cls);
   const Problem problem = describe(op, B, S, C, H, D, k, m, rule);
   if (problem.operation == Operation::kMerge) throw std::invalid_argument("op is \"merge\"; it has no plan");
   require(element_bytes == 2 || element_bytes == 4, "element_bytes", element_bytes, "2 or 4");
   require(packed_tokens == 0 || (packed_tokens >= S && packed_tokens <= B * S), "packed_tokens", packed_tokens,
           "0, or S to B * S");
+  require(group >= 1 && (group == 1 || packed_tokens > 0), "group", group, "1, or more where images are packed");
   cuda::Gpu gpu{compute_capability, multiprocessors, shared_bytes};
   cuda::assume_clusters(gpu);
   for (const auto& [blocks, count] : clusters) {
@@ -160,7 +161,7 @@ py::dict plan_cuda(const std::string& op, int64_t B, int64_t S, int64_t C, int64
     gpu.clusters[static_cast<size_t>(blocks)] = count;
   }
   return describe_plan(
-      cuda::plan_zip(zip_problem(problem, packed_tokens, element_bytes), gpu, cuda::forced_by_environment()));
+      cuda::plan_zip(zip_problem(problem, packed_tokens, group, element_bytes), gpu, cuda::forced_by_environment()));
 }
 
 }  // namespace
@@ -190,15 +191,16 @@ void bind_plan(py::module_& module) {
   module.def(
       "plan_cuda", &plan_cuda, py::arg("op"), py::kw_only(), py::arg("B"), py::arg("S"), py::arg("C") = 0,
       py::arg("H") = 1, py::arg("D") = 0, py::arg("k"), py::arg("m"), py::arg("has_cls") = true,
-      py::arg("packed_tokens") = 0, py::arg("element_bytes") = 2, py::arg("compute_capability") = 90,
-      py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
+      py::arg("packed_tokens") = 0, py::arg("group") = 1, py::arg("element_bytes") = 2,
+      py::arg("compute_capability") = 90, py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 232448,
       py::arg("clusters") = std::map<int32_t, int32_t>{}, py::arg("policy") = "attention", py::arg("keep_cls") = true,
       "How the CUDA kernels would be launched on a GPU (an H200, unless said otherwise): the path, the blocks "
       "that work on one image (team_blocks), shared memory and scratch in bytes; 'why' says it in words. Where all "
       "queries score, 'scoring' says the same of the launch before it, which sums their attention. packed_tokens: the "
-      "tokens of all B images, where those are packed; S, k and m are then the most that any image has. clusters: how "
-      "many clusters of so many blocks run at the same time, where that is less than the multiprocessors would hold; "
-      "0: such a launch fails. VISIONZIP_PLAN overrides what would be chosen, as in the operators.");
+      "tokens of all B images, where those are packed; S, k and m are then the most that any image has, and group the "
+      "cells, rows of keys, of a token. clusters: how many clusters of so many blocks run at the same time, where that "
+      "is less than the multiprocessors would hold; 0: such a launch fails. VISIONZIP_PLAN overrides what would be "
+      "chosen, as in the operators.");
   module.def(
       "cuda_thresholds", [](int32_t capability) { return cuda::list_thresholds(cuda::thresholds_of(capability)); },
       py::kw_only(), py::arg("compute_capability"),

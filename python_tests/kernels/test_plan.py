@@ -284,6 +284,19 @@ def test_packed_tokens_must_fit(tokens):
         plan("h200", **QWEN, B=64, S=4096, packed_tokens=tokens)
 
 
+def test_attention_is_summed_over_the_cells_of_groups():
+    problem = {**QWEN, "B": 4, "S": 500, "packed_tokens": 1600}
+    by_group = {group: plan("h200", "zip_qk", **problem, group=group)["scoring"] for group in (1, 4)}
+    assert by_group[4]["sums_bytes"] == 4 * by_group[1]["sums_bytes"] == 4 * 1600 * 16 * 8 * 4
+    assert by_group[4]["threads"] > by_group[1]["threads"] >= 32 * -(-500 // 64)
+
+
+@pytest.mark.parametrize("options", [{"group": 4}, {"group": 0, "packed_tokens": 4096}])
+def test_only_packed_images_have_groups(options):
+    with pytest.raises(ValueError, match=f"group is {options['group']}; expected 1, or more where images are packed"):
+        plan("h200", "zip_qk", **QWEN, B=2, S=4096, **options)
+
+
 def test_cpu_gives_whole_images_to_threads_and_shares_the_rest():
     chosen = _C.plan("zip", B=5, **LLAVA, threads=2)
     assert (chosen["whole_images"], chosen["shared_images"]) == (4, 1)

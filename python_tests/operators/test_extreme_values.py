@@ -96,13 +96,26 @@ def test_any_nan_in_a_packed_query_keeps_the_first(backend, rng, op, has_cls, dt
     assert torch.equal(poisoned[10:], clean[10:])
 
 
-def kept_of_single_keys(backend: Backend, rng: torch.Generator, exponent: int, sign: int, has_cls: bool) -> list[int]:
-    """What is kept where each query sees one key alone, by the square of about 10^exponent; 0 logits otherwise."""
+def kept_of_single_keys(
+    backend: Backend,
+    rng: torch.Generator,
+    exponent: int,
+    sign: int,
+    has_cls: bool,
+    tokens: int = 45,
+    channels: int = 45,
+) -> list[int]:
+    """What is kept where each of 45 queries sees one key alone, by the square of about 10^exponent; 0 logits otherwise.
+
+    Queries beyond those see all keys alike.
+    """
     counts = torch.arange(10)  # of queries that see keys 35 to 44
     sees = (35 + counts.repeat_interleave(counts))[torch.randperm(45, generator=rng)]
     sees = sees.roll(-int((sees == 37).nonzero()[0]))  # which is CLS's
-    keys = 10.0**exponent * (1 + 0.8 * torch.rand((), generator=rng)) * torch.eye(45)[None, None]
+    keys = 10.0**exponent * (1 + 0.8 * torch.rand((), generator=rng)) * torch.eye(tokens, channels)[None, None]
+    keys[:, :, 45:] = 0
     options = {"scale": float(sign), "has_cls": has_cls}
+    sees = torch.cat([sees, torch.arange(45, tokens)])
     call = Call("select_qk", {"queries": sign * keys[:, :, sees], "keys": keys}, 5, 2, options)
     return decision(call, backend)[0][0].tolist()
 
@@ -110,22 +123,30 @@ def kept_of_single_keys(backend: Backend, rng: torch.Generator, exponent: int, s
 SIGNS = pytest.mark.parametrize("sign", [1, -1], ids=["+scale", "-scale"])
 
 
-@pytest.mark.parametrize("exponent", range(1, 5))
+@pytest.mark.parametrize("exponent", range(1, 19))
 @SIGNS
 @CLS_OR_NOT
 def test_any_large_logit_takes_all_attention(backend, rng, has_cls, sign, exponent):
+    """From 2^31 on two exponents of two that differ at all differ by 128, and one that is rounded is off by as much."""
     expected = [0, 1, 2, 3, 37] if has_cls else [40, 41, 42, 43, 44]
     assert kept_of_single_keys(backend, rng, exponent, sign, has_cls) == expected
 
 
-@pytest.mark.parametrize("exponent", range(5, 20))
+@pytest.mark.parametrize("exponent", [4, 5, 18])
+@pytest.mark.parametrize(("tokens", "channels"), [(1100, 45), (45, 300)], ids=["two-passes", "sliced"])
+@SIGNS
+def test_so_it_does_however_columns_are_summed(backend, rng, sign, tokens, channels, exponent):
+    """More keys than a GPU's block holds, and more channels."""
+    assert kept_of_single_keys(backend, rng, exponent, sign, False, tokens, channels) == [40, 41, 42, 43, 44]
+
+
 @pytest.mark.parametrize("exact", [REFERENCE, CPU], ids=str)
 @SIGNS
 @CLS_OR_NOT
-def test_any_logit_up_to_the_largest_takes_all_attention(exact, rng, has_cls, sign, exponent):
-    """Not on a GPU: above 2^31 its exponents have lost what they differ by, and without CLS the row becomes NaN."""
+def test_the_largest_logit_takes_all_attention(exact, rng, has_cls, sign):
+    """Not on a GPU, where exponents of two, the logits times log2(e), have to be float32's."""
     expected = [0, 1, 2, 3, 37] if has_cls else [40, 41, 42, 43, 44]
-    assert kept_of_single_keys(exact, rng, exponent, sign, has_cls) == expected
+    assert kept_of_single_keys(exact, rng, 19, sign, has_cls) == expected
 
 
 @pytest.mark.parametrize("exponent", [-5, -10, -19, -25, -38, -42])

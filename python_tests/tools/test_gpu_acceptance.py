@@ -290,6 +290,22 @@ def test_the_machine_is_measured_on_the_cpu_too(tmp_path, monkeypatch):
     assert min(facts.values()) > 0
 
 
+@pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation.MISSING_REASON)
+@pytest.mark.parametrize(("architecture", "most"), [("80", 0), ("90", 16)])
+def test_clusters_are_counted_as_plans_count_them(monkeypatch, architecture, most):
+    monkeypatch.setenv(emulation.ARCHITECTURE_VARIABLE, architecture)
+    monkeypatch.setenv(emulation.MULTIPROCESSORS_VARIABLE, "40")
+    code = (
+        "import sys, torch\nfrom tools.gpu_acceptance import machine\ntorch.ops.load_library(sys.argv[1])\n"
+        "print(machine.clusters_at_once(torch.ops.visionzip_emulated, torch.device('cpu')))"
+    )
+    emulation.build("visionzip_emulated")
+    library = emulation.RESULTS / "libvisionzip_emulated.so"
+    asked = subprocess.run([sys.executable, "-c", code, library], cwd=ROOT, check=True, capture_output=True, text=True)
+    expected = {blocks: 40 // blocks if blocks <= most else 0 for blocks in range(1, 17)}
+    assert asked.stdout.strip() == str(expected)
+
+
 FAKE_NCU = """#!/bin/sh
 echo '==PROF== Connected'
 test -n "$ROWS" && printf '"ID","Metric Name","Metric Value"\\n"0","gpu__time_duration.sum","11"\\n'
@@ -385,3 +401,4 @@ def test_dry_run(tmp_path):
     assert all(case["seconds"].keys() >= {"ours", "released"} for case in content["cases"])
     assert content["cases"]
     assert content["machine"]["copy_bytes_per_second"] > 0
+    assert content["machine"]["emulated_clusters_at_once"].keys() == {str(blocks) for blocks in range(1, 17)}

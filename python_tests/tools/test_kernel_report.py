@@ -16,14 +16,6 @@ BUILD = _C.build_info()
 
 
 @pytest.fixture(scope="session")
-def built() -> library.Library:
-    """The library, read once."""
-    if not BUILD["cuda"]:
-        pytest.skip(f"no CUDA library: {BUILD['cuda_missing_reason']}")
-    return library.read(_library.CUDA_LIBRARY)
-
-
-@pytest.fixture(scope="session")
 def findings(built) -> list[Finding]:
     return find(built.kernels, EXEMPTIONS.get(built.nvcc, ()))
 

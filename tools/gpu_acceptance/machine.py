@@ -1,6 +1,7 @@
 """`python -m tools.gpu_acceptance.machine`: what times on this machine are compared with.
 
-The bandwidth of a copy, what the timer shows for nothing and for the smallest kernel, and the clusters that run.
+The bandwidth of a copy, what the timer shows for nothing and for the smallest kernel, and the clusters that run, and
+how many of them at the same time.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def clusters(device: torch.device) -> dict[int, str]:
     return found
 
 
+def clusters_at_once(ops: Any, device: torch.device) -> dict[int, int]:
+    """For each number of blocks, how many such clusters run at the same time: what plans go by."""
+    return dict(enumerate(ops._clusters(torch.empty(0, device=device)), 1))
+
+
 def measure(device: str) -> dict[str, Any]:
     """The figures; those of clusters on a GPU alone."""
     timer = timer_for(device)
@@ -58,16 +64,24 @@ def measure(device: str) -> dict[str, Any]:
         "seconds_for_nothing": median(timer, lambda: None),
         "seconds_for_the_smallest_kernel": median(timer, element.zero_),
     }
-    return facts | ({"clusters": clusters(timer.device)} if device == "cuda" else {})
+    if device != "cuda":
+        return facts
+    at_once = clusters_at_once(torch.ops.visionzip, timer.device)
+    return {**facts, "clusters": clusters(timer.device), "clusters_at_once": at_once}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_acceptance.machine", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="default: %(default)s")
+    parser.add_argument("--emulated", type=Path, metavar="LIBRARY", help="the emulated kernels' clusters as well")
     parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="where the figures are written")
     options = parser.parse_args(arguments)
     facts = measure(options.device)
+    if options.emulated:
+        torch.ops.load_library(options.emulated)
+        at_once = clusters_at_once(torch.ops.visionzip_emulated, torch.device("cpu"))
+        facts["emulated_clusters_at_once"] = at_once
     options.output.write_text(json.dumps({"machine": facts}, indent=1) + "\n")
     for name, value in facts.items():
         print(f"{name}: {value}")

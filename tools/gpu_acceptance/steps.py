@@ -130,7 +130,7 @@ def emulated_steps(folder: Path) -> list[Step]:
     profile = (PYTHON, "-m", "tools.gpu_acceptance.profile", "--cases", "tiny")
     return [
         Step("build", 0.75, lambda _: build, {"PYTHONPATH": str(ROOT / "python_tests")}, needed=True),
-        Step("machine", 0.2, lambda _: _measure_machine("cpu", folder)),
+        Step("machine", 0.2, lambda _: [*_measure_machine("cpu", folder), "--emulated", library]),
         Step("every path", 0.25, lambda _: every_path),
         Step("operator tests", 0.25, lambda _: suite),
         *(Step(f"{path} path", 0.25, lambda _: decisions, {PLAN: f"path={path}"}) for path in OTHER_PATHS),

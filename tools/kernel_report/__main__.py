@@ -120,7 +120,7 @@ def _grown(library: Library, accept: bool) -> bool:
     """Whether a kernel outgrew the committed table, which is told; `accept` writes the table instead."""
     built = baseline.summary(library)
     if accept:
-        baseline.accept(built)
+        baseline.accept(built, baseline.TABLE)
     table = json.loads(baseline.TABLE.read_text()) if baseline.TABLE.exists() else {"nvcc": "", "kernels": {}}
     if table["nvcc"] != library.nvcc:
         print(f"growth not checked: the table is of nvcc {table['nvcc'] or '(none)'}", file=sys.stderr)

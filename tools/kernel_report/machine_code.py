@@ -65,22 +65,36 @@ class Code:
     threads: int = 0
 
     @cached_property
+    def loops(self) -> list[tuple[int, int]]:
+        """The first and the last instruction of each: a backward branch's target, and the branch."""
+        return [(begin, end) for end, begin in self._branches if begin <= end]
+
+    @cached_property
+    def forward_branches(self) -> list[tuple[int, int]]:
+        """The branch, and the instruction that it goes to, of those that go forward."""
+        return [(begin, end) for begin, end in self._branches if begin < end]
+
+    @cached_property
     def innermost_loops(self) -> list[Loop]:
         """From a backward branch's target to the last branch there, where no other such loop lies between them."""
         loops: dict[int, Loop] = {}
         latest = -1
-        for end, instruction in enumerate(self.instructions):
-            begin = self._target(instruction)
+        for begin, end in self.loops:
             if latest <= begin < end:  # one that begins before an earlier one has that inside
                 loops[begin] = self.instructions[begin : end + 1]
             if begin < end:
                 latest = max(latest, begin)
         return list(loops.values())
 
-    def _target(self, instruction: Instruction) -> int:
-        """Where a branch goes; past the end for any other instruction."""
-        found = _TARGET.search(instruction.operands) if instruction.base == "BRA" else None
-        return self.labels.get(found.group(1), 0) if found else len(self.instructions)
+    @cached_property
+    def _branches(self) -> list[tuple[int, int]]:
+        """Each branch, and where it goes."""
+        found = []
+        for place, instruction in enumerate(self.instructions):
+            target = _TARGET.search(instruction.operands) if instruction.base == "BRA" else None
+            if target:
+                found.append((place, self.labels.get(target.group(1), 0)))
+        return found
 
 
 def parse(lines: Iterable[str]) -> dict[str, Code]:

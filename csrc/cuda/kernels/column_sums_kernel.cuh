@@ -245,9 +245,7 @@ __device__ __forceinline__ void find_stats(const HeadSums<T, kChannels>& z, int 
     z.load_queries(z.row(0), base, tiles * kTileQueries);
     z.load_keys(strips, 0, kStripKeys);
     z.wait_for_rows();
-    float most[kLaneQueries], sum[kLaneQueries] = {};
-#pragma unroll
-    for (int r = 0; r < kLaneQueries; r++) most[r] = -INFINITY;
+    QueryStats stats;
     for (int strip = 0; strip < z.head.strips; strip++) {
       const int first_key = strip * kStripKeys;
       if (strip + 1 < z.head.strips) {
@@ -257,14 +255,7 @@ __device__ __forceinline__ void find_stats(const HeadSums<T, kChannels>& z, int 
         Logits x;
         z.form_logits(x, z.row(z.warp * kTileQueries), strips + strip % 2 * kStripKeys * z.shape.pitch());
         z.mask_past_end(x, first_key);
-#pragma unroll
-        for (int r = 0; r < kLaneQueries; r++) {
-          const float before = most[r];
-          most[r] = fmaxf(before, max_of_query(x, r) * z.head.factor);
-          const float shift = shift_of(most[r]);
-          exponentiate(x, r, z.head.factor, shift);
-          sum[r] = fmaf(sum[r], ptx::exp2_approximate(before - shift), sum_of_query(x, r));
-        }
+        stats.add_strip(x, z.head.factor);
       }
       z.wait_for_rows();
     }
@@ -272,8 +263,8 @@ __device__ __forceinline__ void find_stats(const HeadSums<T, kChannels>& z, int 
 #pragma unroll
     for (int r = 0; r < kLaneQueries; r++) {
       const int query = first_query + query_of(z.lane, r);
-      const float all = reduce<Sum, 4>(sum[r]);
-      if (z.lane % 4 == 0 && query < end) z.stats[query - first] = make_float2(shift_of(most[r]), 1.f / all);
+      const float all = reduce<Sum, 4>(stats.sum[r]);
+      if (z.lane % 4 == 0 && query < end) z.stats[query - first] = make_float2(shift_of(stats.most[r]), 1.f / all);
     }
   }
 }

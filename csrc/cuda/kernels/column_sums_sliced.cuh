@@ -74,28 +74,19 @@ struct SlicedSums {
 // This warp's strips' part of each query's statistics.
 template <class T>
 __device__ __forceinline__ void find_stats_of_strips(const SlicedSums<T>& z, int first_query) {
-  float most[kLaneQueries], sum[kLaneQueries] = {};
-#pragma unroll
-  for (int r = 0; r < kLaneQueries; r++) most[r] = -INFINITY;
+  QueryStats stats;
   for (int first = 0; first < z.head.strips; first += kSlicedWarps) {
     Logits x;
     z.form_logits(x, first_query, first);
     const int first_key = (first + z.warp) * kStripKeys;
     if (first_key >= z.head.S) continue;
     if (first_key + kStripKeys > z.head.S) mask_past(x, z.head.S - first_key, z.lane);
-#pragma unroll
-    for (int r = 0; r < kLaneQueries; r++) {
-      const float before = most[r];
-      most[r] = fmaxf(before, max_of_query(x, r) * z.head.factor);
-      const float shift = shift_of(most[r]);
-      exponentiate(x, r, z.head.factor, shift);
-      sum[r] = fmaf(sum[r], ptx::exp2_approximate(before - shift), sum_of_query(x, r));
-    }
+    stats.add_strip(x, z.head.factor);
   }
 #pragma unroll
   for (int r = 0; r < kLaneQueries; r++) {
-    const float all = reduce<Sum, 4>(sum[r]);
-    if (z.lane % 4 == 0) z.shared.stats[z.warp][query_of(z.lane, r)] = make_float2(most[r], all);
+    const float all = reduce<Sum, 4>(stats.sum[r]);
+    if (z.lane % 4 == 0) z.shared.stats[z.warp][query_of(z.lane, r)] = make_float2(stats.most[r], all);
   }
 }
 

@@ -169,9 +169,18 @@ __device__ __forceinline__ float sum_of_query(Logits& x, int r) {
   return sum;
 }
 
-// Logits -> 2^(factor * logit - shift).  Exponents above 2^31 are rounded by more than an exponential's range: without
-// a log-sum-exp a query that has such becomes NaN.
+// Shifts from here on are rounded by as much as exponents' whole range.
+constexpr float kLargeShift = 2147483648.f;
+
+// Logits -> 2^(factor * logit - shift).  Of a large shift, which is a rounded product itself, products that are rounded
+// alike are taken off: the largest logit's exponent is 0, and others' are -128 or less.
 __device__ __forceinline__ void exponentiate(Logits& x, int r, float factor, float shift) {
+  if (__any_sync(kAllLanes, fabsf(shift) >= kLargeShift)) {
+    const float by = fabsf(shift) >= kLargeShift ? factor : 1.f;
+#pragma unroll
+    for (int i = 0; i < kLaneKeys; i++) logit(x, r, i) = __fmul_rn(logit(x, r, i), by);
+    factor = fabsf(shift) >= kLargeShift ? 1.f : factor;
+  }
 #pragma unroll
   for (int i = 0; i < kLaneKeys; i++) logit(x, r, i) = ptx::exp2_approximate(fmaf(logit(x, r, i), factor, -shift));
 }
@@ -184,5 +193,28 @@ __device__ __forceinline__ void add_columns(Columns& columns, Logits& x, int r, 
 
 // A maximum as what is subtracted in exponents: where there is no number, nothing.
 __device__ __forceinline__ float shift_of(float most) { return most == -INFINITY ? 0.f : most; }
+
+// A lane's queries' statistics of softmax over the strips of keys so far: the largest exponent, and this lane's part of
+// the sum, relative to it.
+struct QueryStats {
+  __device__ __forceinline__ QueryStats() {
+#pragma unroll
+    for (int r = 0; r < kLaneQueries; r++) most[r] = -INFINITY;
+  }
+
+  // Leaves exponentials in x.
+  __device__ __forceinline__ void add_strip(Logits& x, float factor) {
+#pragma unroll
+    for (int r = 0; r < kLaneQueries; r++) {
+      const float before = most[r];
+      most[r] = fmaxf(before, max_of_query(x, r) * factor);
+      const float shift = shift_of(most[r]);
+      exponentiate(x, r, factor, shift);
+      sum[r] = fmaf(sum[r], ptx::exp2_approximate(before - shift), sum_of_query(x, r));
+    }
+  }
+
+  float most[kLaneQueries], sum[kLaneQueries] = {};
+};
 
 }  // namespace visionzip::cuda

@@ -77,6 +77,13 @@ ZipPlan plan_call(const ZipCall& call, int32_t device) {
   return plan;
 }
 
+std::vector<int64_t> clusters(const Tensor& x) {
+  const int32_t device = device_of(x);
+  const DeviceGuard guard(device);
+  const Gpu gpu = current_gpu("_clusters", device);
+  return {gpu.clusters.begin() + 1, gpu.clusters.end()};
+}
+
 void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device) {
   const cudaStream_t stream = current_stream(device);
   ZipWorkspace workspace{};

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "cuda/plan/zip_params.h"
 
@@ -36,6 +37,9 @@ ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, Me
 
 // Throws std::runtime_error where no launch can be so large.
 ZipPlan plan_call(const ZipCall& call, int32_t device);
+
+// Gpu::clusters of the GPU that x is on, for 1, 2, ... blocks.
+std::vector<int64_t> clusters(const Tensor& x);
 
 // plan: of the call's problem.
 void launch_call(const ZipCall& call, const ZipPlan& plan, int32_t device);

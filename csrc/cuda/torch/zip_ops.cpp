@@ -159,6 +159,7 @@ STABLE_TORCH_LIBRARY_IMPL(VISIONZIP_LIBRARY, VISIONZIP_CUDA_KEY, m) {
   m.impl("zip_qk", TORCH_BOX(&zip_qk));
   m.impl("select", TORCH_BOX(&select));
   m.impl("select_qk", TORCH_BOX(&select_qk));
+  m.impl("_clusters", TORCH_BOX(&clusters));
 }
 
 }  // namespace visionzip::cuda
