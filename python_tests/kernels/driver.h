@@ -97,7 +97,8 @@ inline Rows rows_of(const int64_t* assignment, int64_t S, int64_t k, int64_t m) 
   Rows rows{std::vector<int64_t>(static_cast<size_t>(k + m), -1),
             std::vector<std::vector<int64_t>>(static_cast<size_t>(k + m))};
   int64_t remaining = 0;
-  const int64_t step = target_step(S - k, m);
+  const bool rowless = m > 0 && assignment[0] < 0;  // CLS, which then does not remain
+  const int64_t step = target_step(S - k - rowless, m);
   for (int64_t s = 0; s < S; s++) {
     const int64_t row = assignment[s];
     if (row < 0) continue;
@@ -128,14 +129,16 @@ struct Placement {
   std::vector<int32_t> cu_seqlens{0}, order, row_starts;
   std::vector<cuda::Sequence> sequences;
 
-  Placement(const std::vector<int32_t>& lengths, const std::vector<int64_t>& k, const std::vector<int64_t>& m)
+  Placement(const std::vector<int32_t>& lengths, const std::vector<int64_t>& k, const std::vector<int64_t>& m,
+            bool keep_cls = true)
       : order(lengths.size(), -1), row_starts(lengths.size() + 1, -1), sequences(lengths.size()) {
     int32_t longest = 0;
     for (const int32_t length : lengths) {
       cu_seqlens.push_back(cu_seqlens.back() + length);
       longest = std::max(longest, length);
     }
-    const cuda::Packing packing{cu_seqlens.data(), static_cast<int32_t>(lengths.size()), cu_seqlens.back(), longest};
+    const cuda::Packing packing{cu_seqlens.data(), static_cast<int32_t>(lengths.size()), cu_seqlens.back(), longest,
+                                keep_cls ? 0 : 1};
     const cudaError_t error =
         cuda::launch_place(packing, k, m, {sequences.data(), order.data(), row_starts.data()}, nullptr);
     if (error != cudaSuccess) throw std::runtime_error(std::string("place: ") + cudaGetErrorString(error));

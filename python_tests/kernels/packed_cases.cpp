@@ -22,12 +22,15 @@ struct Case {
   bool from_queries;  // of CLS; else finished scores
   int32_t multiprocessors;
   DType dtype;
+  SelectionPolicy policy = SelectionPolicy::kAttention;
+  bool keep_cls = true;
 
   std::string text() const {
     std::string all = from_queries ? "packed, queries of CLS: S" : "packed, scores: S";
     for (const Image& image : images) all += " " + std::to_string(image.S);
     for (const int32_t size : {C, H, D, group}) all += ", " + std::to_string(size);
-    return all + ", " + name_of(dtype);
+    all += policy == SelectionPolicy::kDistinct ? ", distinct" : "";
+    return all + (keep_cls ? ", " : ", CLS without a row, ") + name_of(dtype);
   }
   template <class Number>
   std::vector<Number> each(int32_t Image::* size) const {
@@ -101,7 +104,9 @@ cuda::ZipProblem problem_of(const Case& c, const cuda::Sequence* alone) {
           .attn_heads = c.from_queries ? c.H : 1,
           .group = c.group,
           .images = alone ? 1 : static_cast<int64_t>(c.images.size()),
-          .all_tokens = alone ? alone->tokens : c.tokens()};
+          .all_tokens = alone ? alone->tokens : c.tokens(),
+          .policy = c.policy,
+          .keep_cls = c.keep_cls};
 }
 
 // From that token on.
@@ -203,7 +208,8 @@ void check_dropped(const Case& c, const Results& all, const cuda::Sequence& s) {
 // Grouped images are compared between teams only: a batch has no groups.
 int run_case(const Case& c, const std::vector<cuda::ForcedLaunch>& teams, Numbers& numbers) {
   const Inputs in(c, numbers);
-  const Placement placement(c.each<int32_t>(&Image::S), c.each<int64_t>(&Image::k), c.each<int64_t>(&Image::m));
+  const Placement placement(c.each<int32_t>(&Image::S), c.each<int64_t>(&Image::k), c.each<int64_t>(&Image::m),
+                            c.keep_cls);
   Results first(c);
   run_packed(c, in, placement, {device_has({Path::kCluster, 4}) ? Path::kCluster : Path::kGrid, 4}, first);
   merge_packed(c, in, placement, first);
@@ -272,6 +278,14 @@ int run_packed_cases() {
     launches += run_case({mixed, 24, 3, 16, 1, from_queries, kMany, DType::kFloat32}, teams, numbers);
     launches +=
         run_case({mixed, 16, 2, 9, 1, from_queries, 8, DType::kBFloat16}, teams, numbers);  // several images a team
+  }
+  constexpr auto kDistinct = SelectionPolicy::kDistinct;
+  const std::vector<Image> rowless{{40, 7, 5}, {3, 0, 0}, {150, 20, 9}, {0, 0, 0}, {2, 1, 0}, {33, 0, 32}};
+  launches += run_case({mixed, 24, 3, 16, 1, true, kMany, DType::kBFloat16, kDistinct}, teams, numbers);
+  launches += run_case({mixed, 16, 2, 9, 1, false, 8, DType::kFloat32, kDistinct}, teams, numbers);
+  launches += run_case({mixed, 16, 3, 8, 4, false, kMany, DType::kFloat16, kDistinct}, teams, numbers);
+  for (const SelectionPolicy policy : {SelectionPolicy::kAttention, kDistinct}) {
+    launches += run_case({rowless, 16, 2, 9, 1, true, 8, DType::kFloat32, policy, false}, teams, numbers);
   }
   launches += run_case({mixed, 16, 3, 8, 4, false, kMany, DType::kFloat16}, teams, numbers);
   launches += run_case({mixed, 8, 9, 5, 3, false, 8, DType::kFloat32}, teams, numbers);

@@ -38,6 +38,8 @@ ZipProblem random_problem(Numbers& numbers) {
   p.group = p.packed ? one_of({1, 4}, numbers) : 1;
   p.images = one_of({0, 1, 7, 160, 100000, INT32_MAX}, numbers);
   p.all_tokens = p.images * p.S;
+  p.policy = static_cast<SelectionPolicy>(numbers() % 2);
+  p.keep_cls = !p.has_cls || flag();
   return p;
 }
 
@@ -113,8 +115,8 @@ void check_params(const ZipProblem& problem, const ZipPlan& plan) {
 void check_global(const ZipProblem& problem, const ZipPlan& plan) {
   const GlobalLayout lies = make_global_layout(problem, plan.tiling);
   int64_t last = 0;
-  for (const int64_t piece : {lies.records, lies.column_sums, lies.head_stats, lies.scores, lies.targets,
-                              lies.target_metric, lies.rest, lies.total}) {
+  for (const int64_t piece : {lies.records, lies.column_sums, lies.head_stats, lies.scores, lies.lengths,
+                              lies.resemblance, lies.taken, lies.targets, lies.target_metric, lies.rest, lies.total}) {
     require(piece >= last && piece % 128 == 0, "pieces of scratch memory overlap");
     last = piece;
   }

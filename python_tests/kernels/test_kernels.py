@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support import emulation, oracle
-from support.backends import EMULATED
+from support.backends import CPU, EMULATED
 from support.inputs import BF16, DECIDING, F16, F32, OPS, ZIPPING, Shape, dtype_name, random_call
 
 from visionzip_ext import reference
@@ -18,7 +18,12 @@ from visionzip_ext import reference
 pytestmark = pytest.mark.skipif(bool(emulation.MISSING_REASON), reason=emulation.MISSING_REASON)
 
 SHAPE = Shape(B=2, S=90, C=24, H=3, D=16, k=9, m=6)
-SHAPES = (SHAPE, replace(SHAPE, has_cls=False))
+SHAPES = (
+    SHAPE,
+    replace(SHAPE, has_cls=False),
+    replace(SHAPE, policy="distinct"),
+    replace(SHAPE, policy="distinct", keep_cls=False),
+)
 TEAMS = [("global", 0), ("block", 1), *itertools.product(("cluster", "grid"), (2, 3, 4, 7, 8, 13, 16))]
 
 
@@ -107,6 +112,21 @@ def test_both_ways_of_selection_break_ties_by_index(monkeypatch, rng, values, S,
     for path, blocks in TEAMS:
         force(monkeypatch, path, blocks)
         assert call.on(EMULATED)[0].tolist() == [expected], f"{path} of {blocks}"
+
+
+@pytest.mark.parametrize(("has_cls", "keep_cls"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("S", [30, 257, 577])
+def test_distinct_ties_are_broken_by_index_on_every_team(monkeypatch, rng, S, has_cls, keep_cls):
+    """Few scores and few directions, all of them exact, so that most products are equal; NaN among them."""
+    shape = Shape(B=1, S=S, C=0, H=1, D=8, k=S // 3, m=4, has_cls=has_cls, policy="distinct", keep_cls=keep_cls)
+    scores = torch.tensor([1.0, 2.0, float("nan"), -1.0])[torch.randint(4, (1, S), generator=rng)]
+    keys = torch.cat([torch.eye(8), torch.zeros(1, 8)])[torch.randint(9, (1, S), generator=rng)]
+    call = random_call("select", rng, shape, (F32,) * 3, keys="mean").with_tensors(attn=scores, keys=keys)
+    expected = call.on(CPU)
+    for path, blocks in TEAMS:
+        force(monkeypatch, path, blocks)
+        for actual, wanted in zip(call.on(EMULATED), expected, strict=True):
+            assert torch.equal(actual, wanted), f"{path} of {blocks}"
 
 
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=dtype_name)

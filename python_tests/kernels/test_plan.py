@@ -75,6 +75,33 @@ def test_more_images_than_one_wave_share_multiprocessors(batch, team):
     assert 2 * (chosen["shared_bytes"] + 1024) <= GPUS["h200"][2] + 1024
 
 
+@pytest.mark.parametrize("batch", [1, 32, 160])
+@pytest.mark.parametrize("op", ["zip_qk", "select"])
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_distinct_choice_of_llava_runs_fused_on_every_gpu(gpu, op, batch):
+    chosen = plan(gpu, op, B=batch, m=0, policy="distinct")
+    assert chosen["path"] in ("cluster", "grid", "block")
+    assert chosen["shared_bytes"] <= GPUS[gpu][2]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "path", "team"), [("h200", "cluster", 16), ("a100", "block", 1), ("turing", "grid", 3)]
+)
+def test_a_barrier_for_each_distinct_token_goes_over_global_memory_only_where_it_must(gpu, path, team):
+    """Without clusters one block takes an image, where it has room for all of its keys."""
+    chosen = plan(gpu, "select", m=0, policy="distinct")
+    assert (chosen["path"], chosen["team_blocks"] >= team) == (path, True)
+    assert (chosen["team_blocks"] == 1) == (path == "block")
+
+
+def test_distinct_tokens_too_many_for_shared_memory_take_a_launch_each():
+    assert plan("ada", "select", S=60_000, policy="distinct")["path"] == "global"
+    longest = {"S": 65_536, "policy": "distinct"}
+    assert plan("h200", "select", **longest)["path"] == "global"
+    one, many = (plan("h200", "select", **longest, k=k)["scratch_bytes"] for k in (64, 6400))
+    assert many - one >= 8 * (6400 - 64)  # a candidate for each step
+
+
 def test_images_too_large_to_share_a_multiprocessor_do_not():
     chosen = plan("h200", B=160, S=8192)
     assert chosen["threads"] == 512

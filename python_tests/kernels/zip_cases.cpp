@@ -16,12 +16,21 @@ struct Case {
   int32_t multiprocessors, shared_bytes;  // of the GPU that is planned for
   DType dtype;
   MergeMode mode;
+  SelectionPolicy policy;
+  bool keep_cls;
+
+  bool keeps(int s) const { return has_cls && keep_cls && s == 0; }
+  bool is_candidate(int s) const { return !has_cls || s > 0; }
 
   std::string text() const {
     std::string sizes;
     for (const int32_t size : {B, S, C, H, D, k, m}) sizes += " " + std::to_string(size);
-    return std::string(from_queries ? "zip_qk" : "zip") + ": B S C H D k m" + sizes + (has_cls ? ", CLS, " : ", ") +
-           (from_matrix ? "attention matrix, " : "") + name_of(dtype) + ", " + name_of(mode);
+    return std::string(from_queries ? "zip_qk" : "zip") + ": B S C H D k m" + sizes +
+           (!has_cls   ? ", "
+            : keep_cls ? ", CLS, "
+                       : ", CLS without a row, ") +
+           (policy == SelectionPolicy::kDistinct ? "distinct, " : "") + (from_matrix ? "attention matrix, " : "") +
+           name_of(dtype) + ", " + name_of(mode);
   }
 };
 
@@ -64,7 +73,9 @@ cuda::ZipProblem problem_of(const Case& c) {
           .attn_heads = c.H,
           .group = 1,
           .images = c.B,
-          .all_tokens = int64_t{c.B} * c.S};
+          .all_tokens = int64_t{c.B} * c.S,
+          .policy = c.policy,
+          .keep_cls = c.keep_cls};
 }
 
 // Queries and keys as attention has them: (B, S, H, D), transposed.
@@ -138,20 +149,60 @@ std::vector<double> metric_of(const Case& c, const Inputs& in, int b, int s) {
 // Everything that is chosen must be among the best there is, but for rounding.
 constexpr double kNearTie = 1e-5;
 
+bool is_kept(const Case& c, const int64_t* assignment, int s) { return assignment[s] >= 0 && assignment[s] < c.k; }
+
+bool keeps_highest(const Case& c, const Inputs& in, int b, const int64_t* assignment) {
+  const std::vector<double> scores = scores_of(c, in, b);
+  double worst_kept = 1e300, best_left = -1e300;
+  for (int s = 0; s < c.S; s++) {
+    const double score = scores[static_cast<size_t>(s)];
+    if (!c.is_candidate(s)) continue;
+    const bool kept = is_kept(c, assignment, s);
+    (kept ? worst_kept : best_left) = kept ? std::min(worst_kept, score) : std::max(best_left, score);
+  }
+  return worst_kept >= best_left - kNearTie * std::abs(best_left);
+}
+
+// Takes the kept tokens again, the best of them first, each of which must be among the best of all.
+bool keeps_distinct(const Case& c, const Inputs& in, int b, const int64_t* assignment) {
+  const std::vector<double> scores = scores_of(c, in, b);
+  std::vector<std::vector<double>> units;
+  std::vector<double> resemblance(static_cast<size_t>(c.S));
+  std::vector<bool> taken(static_cast<size_t>(c.S));
+  for (int s = 0; s < c.S; s++) units.push_back(metric_of(c, in, b, s));
+  const int count = c.k - c.keeps(0);
+  for (int step = 0; step < count; step++) {
+    double best = -1e300, best_kept = -1e300;
+    size_t next = 0;
+    for (int s = 0; s < c.S; s++) {
+      const auto i = static_cast<size_t>(s);
+      if (!c.is_candidate(s) || taken[i]) continue;
+      const double gain = scores[i] * (1 - resemblance[i]);
+      best = std::max(best, gain);
+      if (!is_kept(c, assignment, s) || gain <= best_kept) continue;
+      best_kept = gain;
+      next = i;
+    }
+    if (best_kept < best - kNearTie * (1 + std::abs(best))) return false;
+    taken[next] = true;
+    for (size_t i = 0; i < units.size(); i++) {
+      const double similarity = std::inner_product(units[i].begin(), units[i].end(), units[next].begin(), 0.0);
+      resemblance[i] = std::min(1.0, std::max(resemblance[i], similarity));
+    }
+  }
+  return true;
+}
+
 void check_image(const Case& c, const Inputs& in, const Results& out, int b) {
   const auto wrong = [&](const std::string& what) {
     throw std::runtime_error(c.text() + "\nimage " + std::to_string(b) + ": " + what);
   };
   const int64_t* assignment = out.assignment.data() + static_cast<ptrdiff_t>(b) * c.S;
-  const std::vector<double> scores = scores_of(c, in, b);
-  double worst_kept = 1e300, best_left = -1e300;
-  for (int s = 0; s < c.S; s++) {
-    const double score = scores[static_cast<size_t>(s)];
-    if (c.has_cls && s == 0) continue;
-    const bool kept = assignment[s] >= 0 && assignment[s] < c.k;
-    (kept ? worst_kept : best_left) = kept ? std::min(worst_kept, score) : std::max(best_left, score);
+  if (c.has_cls && c.keep_cls != (assignment[0] == 0)) wrong("CLS");
+  if (c.policy == SelectionPolicy::kDistinct ? !keeps_distinct(c, in, b, assignment)
+                                             : !keeps_highest(c, in, b, assignment)) {
+    wrong("a token was kept that is worth less than another");
   }
-  if (worst_kept < best_left - kNearTie * std::abs(best_left)) wrong("a token was kept that scores less than another");
   for (int j = 0; j < c.k; j++) {
     if (assignment[out.indices[static_cast<size_t>(b * c.k + j)]] != j) wrong("indices and assignment differ");
   }
@@ -225,29 +276,28 @@ int run_zip_cases() {
       {1, 45, 16, 16, 80, 6, 3, true, false, kMany, kLarge},   // an even number of heads
       {1, 90, 264, 2, 8, 9, 6, true, false, kMany, kSmall},    // channels in several tiles, read as they come
   };
+  struct Rule {
+    SelectionPolicy policy;
+    bool keep_cls;
+  };
+  constexpr Rule kRules[] = {{SelectionPolicy::kAttention, true},
+                             {SelectionPolicy::kDistinct, true},
+                             {SelectionPolicy::kAttention, false},
+                             {SelectionPolicy::kDistinct, false}};
   Numbers numbers(2);
   int launches = 0, number = 0;
-  for (const Sizes& s : kSizes) {
-    for (const bool from_queries : {false, true}) {
-      if (from_queries && !s.has_cls) continue;
-      const auto dtype = static_cast<DType>(number % 3);
-      const MergeMode mode = number % 2 == 0 ? MergeMode::kResidual : MergeMode::kMean;
-      number++;
-      const Case c{s.B,
-                   s.S,
-                   s.C,
-                   s.H,
-                   s.D,
-                   s.k,
-                   s.m,
-                   from_queries,
-                   s.has_cls,
-                   s.from_matrix,
-                   s.multiprocessors,
-                   s.shared_bytes,
-                   dtype,
-                   mode};
-      launches += run_case(c, teams, numbers);
+  for (const Rule& rule : kRules) {
+    for (const Sizes& s : kSizes) {
+      for (const bool from_queries : {false, true}) {
+        if (!s.has_cls && (from_queries || !rule.keep_cls)) continue;
+        if (&rule != kRules && s.has_cls && from_queries == ((&s - kSizes) % 2 == 0)) continue;  // one source is enough
+        const auto dtype = static_cast<DType>(number % 3);
+        const MergeMode mode = number % 2 == 0 ? MergeMode::kResidual : MergeMode::kMean;
+        number++;
+        launches += run_case({s.B, s.S, s.C, s.H, s.D, s.k, s.m, from_queries, s.has_cls, s.from_matrix,
+                              s.multiprocessors, s.shared_bytes, dtype, mode, rule.policy, rule.keep_cls},
+                             teams, numbers);
+      }
     }
   }
   return launches;

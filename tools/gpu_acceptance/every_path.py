@@ -40,6 +40,8 @@ def cases() -> list[Case]:
         *(Case("larger", op, **LARGER, dtype=torch.bfloat16) for op in ("zip", "zip_qk", "merge")),
         Case("small-mean", "zip", **SMALL, dtype=torch.float32, has_cls=False, merge="mean"),
         *(Case("all-queries", "zip_qk", **SMALL, dtype=dtype, has_cls=False) for dtype in DTYPES),
+        *(Case("distinct", op, **SMALL, dtype=torch.float16, policy="distinct") for op in ("zip", "zip_qk")),
+        Case("larger-distinct", "zip", **LARGER, dtype=torch.bfloat16, policy="distinct"),
         *(Case("packed", "zip_packed", **PACKED, dtype=dtype) for dtype in DTYPES),
     ]
 
@@ -52,7 +54,7 @@ def compute(ops: Any, case: Case, inputs: Inputs) -> tuple[Tensor, ...]:
     if case.op == "merge":
         tokens = ops.merge(inputs["hidden"], inputs["assignment"], *sizes, merge=case.merge)
         return tokens, ops.merge_backward(tokens, inputs["assignment"], *sizes, merge=case.merge)
-    options: dict[str, Any] = {"has_cls": case.has_cls}
+    options: dict[str, Any] = {"has_cls": case.has_cls, "policy": case.policy}
     tensors = [x for name, x in inputs.items() if name != "hidden"]
     if case.op == "zip_qk":
         options["scale"] = case.scale

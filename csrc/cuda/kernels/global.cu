@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/global.h"
 #include "cuda/kernels/global_assign.cuh"
+#include "cuda/kernels/global_distinct.cuh"
 #include "cuda/kernels/global_scores.cuh"
 #include "cuda/kernels/global_select.cuh"
 #include "cuda/kernels/launch.h"
@@ -44,11 +45,25 @@ cudaError_t launch_scores(const GlobalParams& p, cudaStream_t stream) {
   return error != cudaSuccess ? error : launch(global_scores_kernel, shape_of(p.slices, kSliceTokens), stream, p);
 }
 
+// As many launches as the image with the most of them needs.
+cudaError_t take_distinct(const GlobalParams& p, cudaStream_t stream) {
+  void* taken = static_cast<char*>(p.scratch) + p.lies.taken;
+  cudaError_t error = cudaMemsetAsync(taken, 0, static_cast<size_t>(p.lies.taken_bytes), stream);
+  const int32_t most = p.k + rowless_tokens(p) - p.has_cls;
+  for (int32_t step = 0; step <= most && error == cudaSuccess; step++) {
+    error = launch(global_distinct_kernel, shape_of(p.slices, kSliceThreads), stream, DistinctParams{p, step});
+  }
+  return error;
+}
+
 }  // namespace
 
 cudaError_t launch_global(const GlobalParams& p, cudaStream_t stream) {
   if (const cudaError_t error = launch_keys(p, stream)) return error;
   if (const cudaError_t error = launch_scores(p, stream)) return error;
+  if (p.policy == SelectionPolicy::kDistinct) {
+    if (const cudaError_t error = take_distinct(p, stream)) return error;
+  }
   if (const cudaError_t error = launch(global_select_kernel, shape_of(p.images, kSelectThreads), stream, p)) {
     return error;
   }

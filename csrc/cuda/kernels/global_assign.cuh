@@ -6,9 +6,6 @@
 
 namespace visionzip::cuda {
 
-constexpr int kLaneTokens = 4;  // that eight lanes compare with a target at a time
-static_assert(kSliceThreads / kTokenLanes * kLaneTokens == kSliceTokens);
-
 // Of the targets of an image as of its tokens, a slice takes kSliceTokens: eight lanes a target.
 __global__ void __launch_bounds__(kSliceThreads, 1) global_targets_kernel(const __grid_constant__ GlobalParams p) {
   SliceTeam team;
@@ -65,7 +62,7 @@ __global__ void __launch_bounds__(kSliceThreads, 1) global_assign_kernel(const _
   SliceTeam team;
   for (int64_t slice = blockIdx.x; slice < p.slices; slice += gridDim.x) {
     const Slice<> z(p, team, slice);
-    const int count = z.S - z.k - z.m, first = z.first_token + z.tid / kTokenLanes;
+    const int count = z.S - z.selected() - z.m, first = z.first_token;
     if (z.m == 0 || z.first_token >= count) continue;
     const int* rest = scratch_at<const int>(p, p.lies.rest) + z.image_token;
     const float* targets = scratch_at<const float>(p, p.lies.target_metric) + (z.image_row - z.image_kept) * p.Dp;
@@ -73,13 +70,13 @@ __global__ void __launch_bounds__(kSliceThreads, 1) global_assign_kernel(const _
     Best best[kLaneTokens];
 #pragma unroll
     for (int i = 0; i < kLaneTokens; i++) {
-      metrics[i] = z.metric(rest[min(first + i * (kSliceThreads / kTokenLanes), count - 1)]);
+      metrics[i] = z.metric(rest[min(first + z.token_of_lanes(i), count - 1)]);
       best[i] = {0, 0x7fffffff};
     }
     find_nearest(z, metrics, targets, best);
 #pragma unroll
     for (int i = 0; i < kLaneTokens; i++) {
-      const int target = best_of_lanes(best[i]).target, x = first + i * (kSliceThreads / kTokenLanes);
+      const int target = best_of_lanes(best[i]).target, x = first + z.token_of_lanes(i);
       if (z.sub == 0 && x < count) p.assignment[z.image_token + rest[x]] = z.first_row_number + z.k + target;
     }
   }

@@ -1,8 +1,9 @@
-// The launch that selects: a block an image finds the k-th highest score, eight bits a round, and then lists the
-// image's kept tokens, its targets and the rest, all ascending.  Equal scores by index.
+// The launch that selects: a block an image finds the least score that is selected, eight bits a round, and then lists
+// the image's kept tokens, its targets and the rest, all ascending.  Equal scores by index.
 #pragma once
 
 #include "cuda/kernels/global_slice.cuh"
+#include "cuda/kernels/zip_assign.cuh"
 
 namespace visionzip::cuda {
 
@@ -58,10 +59,10 @@ __device__ __forceinline__ void choose_digit(SelectShared& shared, int shift, in
 // Leaves in `least` the k-th highest score, and in `wanted` how many of those that equal it are kept.
 __device__ __forceinline__ void find_least_kept(const SlicedImage<>& z, const unsigned* scores, SelectShared& shared) {
   if (z.tid == 0) {
-    shared.least = z.k > 0 ? 0 : kHighest;
-    shared.wanted = z.k;
+    shared.least = z.selected() > 0 ? 0 : kHighest;
+    shared.wanted = z.selected();
   }
-  for (int shift = 24; shift >= 0 && z.k > 0; shift -= 8) {
+  for (int shift = 24; shift >= 0 && z.selected() > 0; shift -= 8) {
     __syncthreads();
     if (z.tid < kDigits) shared.of_digit[z.tid] = 0;
     __syncthreads();
@@ -105,14 +106,14 @@ __device__ __forceinline__ Counts count_before(const SlicedImage<>& z, const uns
 }
 
 // One token's part of the decision; of a token that is to be merged, its place among those.
-__device__ __forceinline__ void write_token(const GlobalParams& p, const SlicedImage<>& z, int token, bool kept,
-                                            int kept_before) {
+__device__ __forceinline__ void write_token(const GlobalParams& p, const SlicedImage<>& z, int token, bool selected,
+                                            int selected_before) {
   int64_t row = -1;
-  if (kept) {
-    row = kept_before;
-    p.indices[z.image_kept + kept_before] = z.first_number + token;
+  if (selected) {
+    row = z.row_of_selected(selected_before);
+    if (row >= 0) p.indices[z.image_kept + row] = z.first_number + token;
   } else if (z.m > 0) {
-    const int rank = token - kept_before, target = z.target_of_rank(rank);
+    const int rank = token - selected_before, target = z.target_of_rank(rank);
     if (target < 0) {
       const int targets = static_cast<int>(min(int64_t{z.m}, ceil_divide(int64_t{rank}, z.step)));
       scratch_at<int>(p, p.lies.rest)[z.image_token + rank - targets] = token;
@@ -135,8 +136,8 @@ __device__ __forceinline__ void write_share(const GlobalParams& p, const SlicedI
     const bool equal = exists && score == shared.least;
     const unsigned aboves = __ballot_sync(kAllLanes, above), equals = __ballot_sync(kAllLanes, equal);
     const int equal_before = before.equal + __popc(equals & below);
-    const int kept_before = before.above + __popc(aboves & below) + min(equal_before, wanted);
-    if (exists) write_token(p, z, token, above || (equal && equal_before < wanted), kept_before);
+    const int selected_before = before.above + __popc(aboves & below) + min(equal_before, wanted);
+    if (exists) write_token(p, z, token, above || (equal && equal_before < wanted), selected_before);
     before.above += __popc(aboves);
     before.equal += __popc(equals);
   }
@@ -148,7 +149,10 @@ __global__ void __launch_bounds__(kSelectThreads, 1) global_select_kernel(const 
   for (int64_t image = blockIdx.x; image < p.images; image += gridDim.x) {
     const SlicedImage<> z(p, nullptr, team, image);
     const unsigned* scores = scratch_at<const unsigned>(p, p.lies.scores) + z.image_token;
-    if (z.S == 0) continue;
+    if (z.k + z.m == 0) {
+      drop_image(z);
+      continue;
+    }
     find_least_kept(z, scores, shared);
     const WarpShare own(z);
     const Counts before = count_before(z, scores, own, shared);

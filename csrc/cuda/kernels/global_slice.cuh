@@ -7,6 +7,10 @@
 
 namespace visionzip::cuda {
 
+// Of a slice, eight lanes work on so many tokens at a time.
+constexpr int kLaneTokens = 4;
+static_assert(kSliceThreads / kTokenLanes * kLaneTokens == kSliceTokens);
+
 // A Team (team.h) of blocks that never meet: where they would, a launch ends.  Metrics are written to where everybody
 // reads them.
 struct SliceTeam {
@@ -54,6 +58,11 @@ struct Slice : SlicedImage<T, kFromQueries> {
     const int64_t record = first_slice + token / kSliceTokens;
     return scratch_at<float>(all, all.lies.records + record * all.lies.record_bytes + all.at.metric) +
            static_cast<int64_t>(token % kSliceTokens) * all.Dp;
+  }
+
+  // Of the slice's tokens, the i-th of those that the thread's lanes work on; where there are fewer, beyond the end.
+  __device__ __forceinline__ int token_of_lanes(int i) const {
+    return this->tid / kTokenLanes + i * (kSliceThreads / kTokenLanes);
   }
 
   const GlobalParams& all;

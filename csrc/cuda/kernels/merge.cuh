@@ -35,14 +35,23 @@ struct MergeImage {
   int64_t of_rows, of_tokens;  // rows and tokens of the images before it
   int64_t in;                  // where it begins in `in`
   int64_t first_row_number;    // what `assignment` counts its rows from
+  int64_t step;                // from one target to the next of the tokens that remain
 };
+
+// An image whose tokens are merged has none without a row but the first one, if that is CLS, which then does not
+// remain.
+__device__ __forceinline__ MergeImage with_step(const MergeParams& p, MergeImage z) {
+  const bool rowless = z.m > 0 && p.assignment[z.of_tokens] < 0;
+  z.step = target_step(z.S - z.k - rowless, z.m);
+  return z;
+}
 
 // The image that the i-th of all rows belongs to, and which of its rows it is.  Backwards, an image has one more.
 __device__ __forceinline__ MergeImage find_image(const MergeParams& p, int64_t i, bool backward, int64_t& row) {
   if (!p.sequences) {
     const int64_t rows = p.k + p.m, b = i / (rows + backward);
     row = i - b * (rows + backward);
-    return {p.S, p.k, p.m, b * rows, b * p.S, b * p.image_stride, 0};
+    return with_step(p, {p.S, p.k, p.m, b * rows, b * p.S, b * p.image_stride, 0, 0});
   }
   int64_t found = 0, above = p.B;  // the last image whose rows begin at i or before it
   while (above - found > 1) {
@@ -52,7 +61,7 @@ __device__ __forceinline__ MergeImage find_image(const MergeParams& p, int64_t i
   const Sequence own = p.sequences[found];
   row = i - own.first_row - found * backward;
   const int64_t in = (backward ? own.first_row : own.first_token) * p.row_stride;
-  return {own.tokens, own.k, own.m, own.first_row, own.first_token, in, own.first_row};
+  return with_step(p, {own.tokens, own.k, own.m, own.first_row, own.first_token, in, own.first_row, 0});
 }
 
 // An image's tokens are walked in chunks of kMergeThreads; those of the block's row are listed here, in order.
@@ -79,11 +88,11 @@ __device__ __forceinline__ int64_t row_of(const MergeParams& p, const MergeImage
 // Collects the current chunk's tokens of `row`; returns how many.  remaining: the tokens of earlier chunks that are not
 // kept; it is advanced.  Called by the whole block; ends with a barrier, so that all threads see the list.
 __device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, const MergeImage& z, int64_t row,
-                                       int64_t chunk, int64_t step, int64_t& remaining) {
+                                       int64_t chunk, int64_t& remaining) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = chunk + threadIdx.x;
   const int64_t own = token < z.S ? row_of(p, z, token) : -1;
-  const bool member = own == row, remains = own >= z.k;
+  const bool member = own == row, remains = own >= z.k && own < z.k + z.m;
   const unsigned members = __ballot_sync(kAllLanes, member), rest = __ballot_sync(kAllLanes, remains);
   if (lane == 0) {
     scan.members_of_warp[warp] = __popc(members);
@@ -103,7 +112,7 @@ __device__ __forceinline__ int collect(RowScan& scan, const MergeParams& p, cons
   }
   if (member) {
     scan.tokens[place] = threadIdx.x;
-    scan.targets[place] = row >= z.k && rank == (row - z.k) * step;
+    scan.targets[place] = row >= z.k && rank == (row - z.k) * z.step;
   }
   __syncthreads();  // the list; and the counts may be overwritten
   return count;
@@ -155,14 +164,13 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, const MergeImage&
   using P = Pack<T, kCount>;
   const T* x = static_cast<const T*>(p.in) + z.in;
   T* out = static_cast<T*>(p.out) + (z.of_rows + row) * p.C;
-  const int64_t step = target_step(z.S - z.k, z.m);
   for (int64_t first = 0; first < p.C; first += int64_t{kMergeThreads} * kCount) {
     const int64_t c = first + int64_t{threadIdx.x} * kCount;
     const T* channels = x + min(c, p.C - kCount);  // a thread that has none reads others': no load waits for a branch
     RowSum<kCount> sum;
     int64_t remaining = 0;
     for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
-      const int count = collect(scan, p, z, row, chunk, step, remaining);
+      const int count = collect(scan, p, z, row, chunk, remaining);
       for (int member = 0; member < count; member += kRowLoads) {
         P packs[kRowLoads];
 #pragma unroll
@@ -181,11 +189,11 @@ __device__ void merge_row(const MergeParams& p, RowScan& scan, const MergeImage&
 }
 
 // How many tokens of the row are averaged into it.
-__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const MergeImage& z, int64_t row,
-                                                  int64_t step) {
+__device__ __forceinline__ int64_t count_averaged(const MergeParams& p, RowScan& scan, const MergeImage& z,
+                                                  int64_t row) {
   int64_t remaining = 0, averaged = 0;
   for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
-    const int count = collect(scan, p, z, row, chunk, step, remaining);
+    const int count = collect(scan, p, z, row, chunk, remaining);
     for (int i = 0; i < count; i++) averaged += row >= z.k && !scan.targets[i];
   }
   return averaged;
@@ -198,14 +206,13 @@ __device__ void spread_row(const MergeParams& p, RowScan& scan, const MergeImage
   T* out = static_cast<T*>(p.out) + z.of_tokens * p.C;
   const bool is_row = row < z.k + z.m;
   const T* grad = static_cast<const T*>(p.in) + z.in + row * p.row_stride;
-  const int64_t step = target_step(z.S - z.k, z.m);
-  const float n = is_row ? static_cast<float>(count_averaged(p, scan, z, row, step)) : 0.f;
+  const float n = is_row ? static_cast<float>(count_averaged(p, scan, z, row)) : 0.f;
   const bool mean = p.mode == MergeMode::kMean;
   const float weight_of_target = mean ? 1.f / (n + 1.f) : 1.f;
   const float weight_of_averaged = 1.f / (mean ? n + 1.f : n);
   int64_t remaining = 0;
   for (int64_t chunk = 0; chunk < z.S; chunk += kMergeThreads) {
-    const int count = collect(scan, p, z, row, chunk, step, remaining);
+    const int count = collect(scan, p, z, row, chunk, remaining);
     for (int i = 0; i < count; i++) {
       const float weight = row < z.k ? 1.f : scan.targets[i] ? weight_of_target : weight_of_averaged;
       T* to = out + (chunk + scan.tokens[i]) * p.C;

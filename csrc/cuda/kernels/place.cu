@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(kPlaceThreads) place_kernel(const __grid_const
                     (i < last || stop == p.packing.tokens),
                 "visionzip: cu_seqlens rises from 0 to T");
   device_assert(stop - start <= p.packing.longest, "visionzip: no image has more than max_seqlen tokens");
-  device_assert(budget.k + budget.m <= stop - start, "visionzip: every image has room for its k + m");
+  const int rowless = stop > start ? p.packing.rowless : 0;
+  device_assert(budget.k + budget.m <= stop - start - rowless, "visionzip: every image has room for its k + m");
   p.placed.sequences[i] = {start, stop - start, budget.k, budget.m, budget.first_row, budget.first_kept};
   p.placed.order[rank] = i;
   if (!p.placed.row_starts) return;

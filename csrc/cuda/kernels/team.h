@@ -9,7 +9,7 @@
 // - spread(a, i, n): own elements i .. i + n of the replicated array a, written locally and block synchronised, to all.
 //
 // - arrive(), wait(): a barrier of the team in halves; what was spread before `arrive` is readable after `wait` and
-//   fetch(a, n), which makes the first n elements of a readable locally.
+//   fetch(a, n), which makes the first n elements of a readable locally; or element i alone by read(a, i).
 //
 // - publish4(token, d, x): a token's metric at d, where peers cannot reach it in shared memory.
 //

@@ -31,6 +31,10 @@ class ClusterTeam {
   }
   template <class T>
   __device__ void fetch(T*, int) {}
+  template <class T>
+  __device__ T read(const T* a, int i) const {
+    return a[i];
+  }
   __device__ void publish4(int, int, float4) {}
   __device__ float4 metric4(const float* own_metric, int block_tokens, int Dp, int token, int d) const {
     const int owner = token / block_tokens;

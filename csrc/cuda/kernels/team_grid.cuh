@@ -62,6 +62,10 @@ class GridTeam {
     for (int i = threadIdx.x; i < n; i += blockDim.x) a[i] = __ldcg(from + i);
     __syncthreads();
   }
+  template <class T>
+  __device__ T read(const T* a, int i) const {
+    return size_ == 1 ? a[i] : __ldcg(mirrored(a) + i);
+  }
   __device__ void publish4(int token, int d, float4 x) {
     if (size_ > 1) *reinterpret_cast<float4*>(metric_ + static_cast<size_t>(token) * Dp_ + d) = x;
   }

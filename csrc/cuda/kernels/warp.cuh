@@ -15,6 +15,7 @@ struct Sum {
 };
 struct Max {
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+  __device__ __forceinline__ unsigned operator()(unsigned a, unsigned b) const { return max(a, b); }
 };
 
 // Over groups of kWidth lanes, every kStride-th; all of them receive the result.
@@ -32,6 +33,20 @@ __device__ __forceinline__ unsigned reduce_sum(unsigned x) {
 #else
   return __reduce_add_sync(kAllLanes, x);
 #endif
+}
+
+__device__ __forceinline__ unsigned reduce_max(unsigned x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return reduce<Max>(x);
+#else
+  return __reduce_max_sync(kAllLanes, x);
+#endif
+}
+
+// Its halves one after the other.
+__device__ __forceinline__ unsigned long long reduce_max(unsigned long long x) {
+  const auto upper = static_cast<unsigned>(x >> 32), highest = reduce_max(upper);
+  return 1ull * highest << 32 | reduce_max(upper == highest ? static_cast<unsigned>(x) : 0u);
 }
 
 // Eight values a lane over groups of eight lanes, every kStride-th: lane number `sub` of a group receives the group's
@@ -68,6 +83,11 @@ __device__ __forceinline__ unsigned ordered(float x) {
   if (x != x) return 0;
   const unsigned bits = __float_as_uint(x == 0.f ? 0.f : x);
   return bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+}
+
+// What was ordered; NaN and +0 instead of every NaN and of -0.
+__device__ __forceinline__ float unordered(unsigned key) {
+  return __uint_as_float(key ^ (key >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
 }  // namespace visionzip::cuda

@@ -1,23 +1,14 @@
 // Phase 4: the target that each of the block's tokens joins, by cosine similarity of metrics.
 #pragma once
 
-#include "cuda/kernels/zip_image.cuh"
+#include "cuda/kernels/metric.cuh"
 
 namespace visionzip::cuda {
-
-// sum + the products of four channels.
-__device__ __forceinline__ float add_products(float4 a, float4 b, float sum) {
-  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
-}
 
 // What a metric is divided by to be a unit vector, given its lane's share of the squares; eight lanes a metric.
 __device__ __forceinline__ float length_of(float square) {
   square = reduce<Sum, kTokenLanes>(square);
   return square == 0.f ? 1.f : sqrtf(square);
-}
-
-__device__ __forceinline__ float4 divide(float4 x, float by) {
-  return make_float4(x.x / by, x.y / by, x.z / by, x.w / by);
 }
 
 // Eight lanes a target: fetch its metric from whoever owns it, and divide it by its length; a target of length zero
@@ -96,7 +87,7 @@ __device__ __forceinline__ void assign_tile(const ZipImage<T, kFromQueries, Team
   for (int base = z.warp * 4; base < z.own_tokens; base += z.warps * 4) {
     const int local = base + z.lane / kTokenLanes, token = z.first_token + local;
     const bool exists = local < z.own_tokens;
-    const bool wanted = exists && !z.is_kept(token) && z.target_of_rank(token - z.kept_before(token)) < 0;
+    const bool wanted = exists && !z.is_selected(token) && z.target_of_rank(token - z.selected_before(token)) < 0;
     Best best{0, kNone};
     if (__any_sync(kAllLanes, wanted)) {
       const float* metric = z.template at<float>(p.at.metric) + static_cast<size_t>(local) * p.Dp;
@@ -135,11 +126,11 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void write_decision(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   for (int x = z.tid; x < z.own_tokens; x += z.threads) {
-    const int token = z.first_token + x, before = z.kept_before(token);
+    const int token = z.first_token + x, before = z.selected_before(token);
     int64_t row;
-    if (z.is_kept(token)) {
-      row = before;
-      p.indices[z.image_kept + before] = z.first_number + token;
+    if (z.is_selected(token)) {
+      row = z.row_of_selected(before);
+      if (row >= 0) p.indices[z.image_kept + row] = z.first_number + token;
     } else {
       const int t = z.target_of_rank(token - before);
       row = t >= 0 ? z.k + t : z.m ? z.k + z.template at<uint16_t>(p.at.merged_into)[token] : -1;

@@ -9,8 +9,8 @@
 
 namespace visionzip::cuda {
 
-constexpr uint16_t kNone = 0xffff;  // in merged_into: kept, or a target
-constexpr unsigned kHighest = ~0u;  // in scores: CLS
+constexpr uint16_t kNone = 0xffff;  // in merged_into: selected, or a target
+constexpr unsigned kHighest = ~0u;  // in scores: what is selected already, as CLS is
 constexpr int kTokenLanes = 8;      // lanes that work on one token's, or one target's, vector of channels
 
 // T: element type of hidden, keys and queries.  kFromQueries: scores come from queries and keys, else from attn.
@@ -47,7 +47,7 @@ struct ZipImage {
     own_tokens = max(0, min(block_tokens, S - first_token));
     first_chunk = first_token / chunk;
     own_chunks = ceil_divide(own_tokens, chunk);
-    step = static_cast<int>(target_step(S - k, m));
+    step = static_cast<int>(target_step(S - selected(), m));
     tid = static_cast<int>(threadIdx.x);
     threads = static_cast<int>(blockDim.x);
     lane = tid % 32;
@@ -64,14 +64,19 @@ struct ZipImage {
     return reinterpret_cast<U*>(sm + offset);
   }
 
+  // Tokens that do not remain: the kept ones, and CLS where it takes no row.
+  __device__ __forceinline__ int selected() const { return k + rowless_tokens(p); }
+  // The row of a selected token, of which so many are before it; -1 of CLS where it takes none.
+  __device__ __forceinline__ int row_of_selected(int before) const { return before - rowless_tokens(p); }
+
   // Valid once tokens have been selected.
-  __device__ __forceinline__ int kept_before(int token) const {
+  __device__ __forceinline__ int selected_before(int token) const {
     const unsigned below = (1u << (token % 32)) - 1;
-    return static_cast<int>(at<unsigned>(p.at.kept_before)[token / 32] +
-                            __popc(at<unsigned>(p.at.kept_bitmap)[token / 32] & below));
+    return static_cast<int>(at<unsigned>(p.at.selected_before)[token / 32] +
+                            __popc(at<unsigned>(p.at.selected_bitmap)[token / 32] & below));
   }
-  __device__ __forceinline__ bool is_kept(int token) const {
-    return at<unsigned>(p.at.kept_bitmap)[token / 32] >> (token % 32) & 1;
+  __device__ __forceinline__ bool is_selected(int token) const {
+    return at<unsigned>(p.at.selected_bitmap)[token / 32] >> (token % 32) & 1;
   }
   // Number of the target that the remaining token number `rank` is, or -1.
   __device__ __forceinline__ int target_of_rank(int rank) const {

@@ -1,10 +1,10 @@
 // The fused kernel: score, select, assign and merge one image by one team of blocks, in one launch.
 //
 // Written once over Team (team.h).  Exposed team barriers: one for given attention (the scores), one more for queries
-// and keys (the softmax statistics), one more where selection counts ranks; the assignments' barrier is split around
-// the writing of what needs no peer.  Nothing in the result depends on the team's size, the block's size, staging, the
-// tile's width or whether loads are wide: every floating-point sum has a shape fixed by (S, D, H) or by the assignment
-// alone.
+// and keys (the softmax statistics), one more where selection counts ranks, one for each token that the policy
+// "distinct" takes; the assignments' barrier is split around the writing of what needs no peer.  Nothing in the result
+// depends on the team's size, the block's size, staging, the tile's width or whether loads are wide: every
+// floating-point sum has a shape fixed by (S, D, H) or by the assignment alone.
 #pragma once
 
 #include "cuda/kernels/dynamic_shared.cuh"

@@ -1,7 +1,8 @@
-// Phase 3: the k highest scores, exactly; equal scores by index.  Each block ends up with all bits.
+// Phase 3: the highest scores, exactly; equal scores by index.  Each block ends up with all bits.  With the policy
+// "distinct", those are the tokens that were taken before, one after another.
 #pragma once
 
-#include "cuda/kernels/zip_image.cuh"
+#include "cuda/kernels/zip_distinct.cuh"
 
 namespace visionzip::cuda {
 
@@ -12,15 +13,16 @@ __device__ __forceinline__ void count_one(Counts& counts, int q, bool beats) {
   counts[q / 2] += beats ? 1u << (16 * (q % 2)) : 0;
 }
 
-// Each block for its own tokens, a warp for eight of them: kept where fewer than k tokens are better.  S * own_tokens
-// comparisons and a team barrier: for short images.  Tokens before the eight are better where they score as much,
-// those behind where they score more; so only the eight among themselves need both comparisons.
+// Each block for its own tokens, a warp for eight of them: selected where fewer tokens are better than are to be
+// selected.  S * own_tokens comparisons and a team barrier: for short images.  Tokens before the eight are better where
+// they score as much, those behind where they score more; so only the eight among themselves need both comparisons.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
-  unsigned char* bytes = z.template at<unsigned char>(p.at.kept_bitmap);
+  unsigned char* bytes = z.template at<unsigned char>(p.at.selected_bitmap);
   const int own_bytes = ceil_divide(z.own_tokens, 8), first_byte = z.first_token / 8;
+  const auto wanted = static_cast<unsigned>(z.selected());
   for (int c = z.warp; c < own_bytes; c += z.warps) {
     const int first = z.first_token + c * 8, own = first + z.lane;
     unsigned mine[8];
@@ -46,8 +48,8 @@ __device__ __forceinline__ void select_by_rank(const ZipImage<T, kFromQueries, T
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       const unsigned counts = reduce_sum(better[q]);
-      byte |= static_cast<unsigned>((counts & 0xffff) < static_cast<unsigned>(z.k)) << (2 * q);
-      byte |= static_cast<unsigned>((counts >> 16) < static_cast<unsigned>(z.k)) << (2 * q + 1);
+      byte |= static_cast<unsigned>((counts & 0xffff) < wanted) << (2 * q);
+      byte |= static_cast<unsigned>((counts >> 16) < wanted) << (2 * q + 1);
     }
     if (z.S - first < 8) byte &= (1u << (z.S - first)) - 1;
     if (z.lane == 0) bytes[first_byte + c] = static_cast<unsigned char>(byte);
@@ -87,7 +89,7 @@ __device__ __forceinline__ LeastKept least_kept_score(const ZipImage<T, kFromQue
   int* counts = z.template at<int>(p.at.digit_counts);
   for (int x = z.tid; x < kDigitRounds * 32; x += z.threads) counts[x] = 0;
   __syncthreads();
-  LeastKept least{0, z.k, false};
+  LeastKept least{0, z.selected(), false};
   for (int shift = (kDigitRounds - 1) * kDigitBits; shift >= 0; shift -= kDigitBits, counts += 32) {
     int own = 0;
     for (int w = z.warp; w < z.words; w += z.warps) {
@@ -112,7 +114,7 @@ template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
   const unsigned* scores = z.template at<unsigned>(p.at.scores);
-  unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
+  unsigned* words = z.template at<unsigned>(p.at.selected_bitmap);
   const LeastKept least = least_kept_score(z);
   // Of equal scores the first are kept, which only one warp can count; where all are, each word stands for itself.
   const int warps = least.tied ? 1 : z.warps;
@@ -131,13 +133,13 @@ __device__ __forceinline__ void select_by_digits(const ZipImage<T, kFromQueries,
   __syncthreads();
 }
 
-// Kept tokens before each word; the tokens of kept rows and of targets.
+// Selected tokens before each word; the tokens of kept rows and of targets.
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, Team>& z) {
   const ZipParams& p = z.p;
-  unsigned* words = z.template at<unsigned>(p.at.kept_bitmap);
+  unsigned* words = z.template at<unsigned>(p.at.selected_bitmap);
   if (z.warp == 0) {
-    unsigned kept_before = 0;
+    unsigned selected_before = 0;
     for (int first = 0; first < z.words; first += 32) {
       const int w = first + z.lane;
       unsigned bits = w < z.words ? words[w] : 0, total;
@@ -146,15 +148,16 @@ __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, 
         words[w] = bits;
       }
       const unsigned before = exclusive_scan(static_cast<unsigned>(__popc(bits)), z.lane, total);
-      if (w < z.words) z.template at<unsigned>(p.at.kept_before)[w] = kept_before + before;
-      kept_before += total;
+      if (w < z.words) z.template at<unsigned>(p.at.selected_before)[w] = selected_before + before;
+      selected_before += total;
     }
   }
   __syncthreads();
   for (int i = z.tid; i < z.S; i += z.threads) {
-    const int before = z.kept_before(i);
-    if (z.is_kept(i)) {
-      z.template at<uint16_t>(p.at.kept)[before] = static_cast<uint16_t>(i);
+    const int before = z.selected_before(i);
+    if (z.is_selected(i)) {
+      const int row = z.row_of_selected(before);
+      if (row >= 0) z.template at<uint16_t>(p.at.kept)[row] = static_cast<uint16_t>(i);
     } else if (const int t = z.target_of_rank(i - before); t >= 0) {
       z.template at<uint16_t>(p.at.targets)[t] = static_cast<uint16_t>(i);
     }
@@ -164,6 +167,7 @@ __device__ __forceinline__ void index_selection(const ZipImage<T, kFromQueries, 
 
 template <class T, bool kFromQueries, class Team>
 __device__ __forceinline__ void select_tokens(const ZipImage<T, kFromQueries, Team>& z) {
+  if (z.p.policy == SelectionPolicy::kDistinct) take_distinct(z);
   if (z.p.rank_counting) {
     select_by_rank(z);
   } else {

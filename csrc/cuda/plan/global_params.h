@@ -12,6 +12,11 @@ struct GlobalParams : ZipParams {
   int64_t slices;
 };
 
+// Of one launch of several: that which takes the image's token number `step`.
+struct DistinctParams : GlobalParams {
+  int32_t step;
+};
+
 inline GlobalParams make_global_params(const ZipProblem& problem, const ZipPlan& plan, const ZipTensors& tensors,
                                        const ZipWorkspace& workspace) {
   GlobalParams params{make_zip_params(problem, plan, tensors, workspace), make_global_layout(problem, plan.tiling),

@@ -22,7 +22,8 @@ class Pieces {
   int64_t end_ = 0;
 };
 
-int64_t most_targets(const ZipProblem& p) { return std::min(p.images * p.m, p.all_tokens); }
+// Of all images, each of which has at most so many.
+int64_t most_of_all(const ZipProblem& p, int64_t of_image) { return std::min(p.images * of_image, p.all_tokens); }
 
 // What a slice keeps from one launch to the next; returns how many bytes that is.
 int64_t lay_out_record(const ZipProblem& p, SharedLayout& at, int64_t Dp) {
@@ -50,13 +51,18 @@ GlobalLayout make_global_layout(const ZipProblem& p, const ZipTiling& tiling) {
   SharedLayout unused{};
   GlobalLayout lies{};
   Pieces scratch;
-  const int64_t targets = most_targets(p);
+  const int64_t targets = most_of_all(p, p.m);
   const bool averages = !scores_in_kernel(p) && attention_rows(p) > 1;
   lies.record_bytes = lay_out_record(p, unused, tiling.Dp);
   lies.records = scratch.take(count_slices(p) * lies.record_bytes);
   lies.column_sums = scratch.take(averages ? 4 * p.attn_heads * p.all_tokens : 0);
   lies.head_stats = scratch.take(scores_in_kernel(p) ? 8 * p.images * p.H : 0);
   lies.scores = scratch.take(4 * p.all_tokens);
+  const int64_t distinct = p.policy == SelectionPolicy::kDistinct ? 1 : 0;
+  lies.lengths = scratch.take(distinct * 4 * p.all_tokens);
+  lies.resemblance = scratch.take(distinct * 4 * p.all_tokens);
+  lies.taken_bytes = distinct * 8 * most_of_all(p, p.k);
+  lies.taken = scratch.take(lies.taken_bytes);
   lies.targets = scratch.take(4 * targets);
   lies.target_metric = scratch.take(4 * targets * tiling.Dp);
   lies.rest = scratch.take(p.m > 0 ? 4 * p.all_tokens : 0);

@@ -12,11 +12,16 @@ constexpr int kSliceThreads = 256;
 
 // Bytes from the start of scratch memory.  Arrays over tokens, or targets, are those of all images, in order.
 struct GlobalLayout {
-  int64_t records;        // of each slice what the fused kernel's blocks hold in shared memory: ZipTiling::at
-  int64_t record_bytes;   // from one slice to the next
-  int64_t column_sums;    // float (attn_heads, tokens): of each head's attention, where several rows are averaged
-  int64_t head_stats;     // float2 (images, H): of CLS's softmax
-  int64_t scores;         // uint32 (tokens), in the order of `ordered`
+  int64_t records;       // of each slice what the fused kernel's blocks hold in shared memory: ZipTiling::at
+  int64_t record_bytes;  // from one slice to the next
+  int64_t column_sums;   // float (attn_heads, tokens): of each head's attention, where several rows are averaged
+  int64_t head_stats;    // float2 (images, H): of CLS's softmax
+  int64_t scores;        // uint32 (tokens), in the order of `ordered`
+  // Of the policy "distinct":
+  int64_t lengths;      // float (tokens), as in shared memory
+  int64_t resemblance;  // float (tokens), likewise
+  int64_t taken;        // uint64 (kept): of each step the best candidate
+  int64_t taken_bytes;
   int64_t targets;        // int32 (targets): each one's token
   int64_t target_metric;  // float (targets, Dp), unit vectors
   int64_t rest;           // int32 (tokens): of each image the tokens that are neither kept nor targets

@@ -25,6 +25,7 @@ struct Packing {
   int32_t count;
   int32_t tokens;   // of all sequences
   int32_t longest;  // that none of them exceeds
+  int32_t rowless;  // 1 where the first token of each is CLS and takes no row
 };
 
 }  // namespace visionzip::cuda

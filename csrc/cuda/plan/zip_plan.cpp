@@ -132,11 +132,14 @@ std::vector<Team> teams_to_try(const Request& r, Path path) {
 bool has_clusters(const Gpu& gpu) { return *std::max_element(gpu.clusters.begin(), gpu.clusters.end()) > 0; }
 
 // Small batches want many blocks an image; large ones, without clusters, one block each and no barrier between blocks.
+// So does the policy "distinct", for which there is a barrier for each token: over global memory it takes longer than
+// one block's work on all the tokens that its shared memory has room for.
 std::vector<Path> paths_to_try(const Request& r) {
   if (r.forced.path != Path::kNone) return {r.forced.path};
   if (has_clusters(r.gpu)) return {Path::kCluster, Path::kGrid, Path::kBlock};
+  const bool distinct = r.p.policy == SelectionPolicy::kDistinct;
   const double images = r.thresholds.block_path_images.value * r.gpu.multiprocessors;
-  if (static_cast<double>(r.p.all_tokens) >= r.p.S * images) return {Path::kBlock, Path::kGrid};
+  if (distinct || static_cast<double>(r.p.all_tokens) >= r.p.S * images) return {Path::kBlock, Path::kGrid};
   return {Path::kGrid, Path::kBlock};
 }
 

@@ -10,7 +10,7 @@ namespace visionzip::cuda {
 struct ZipProblem {
   DType dtype;         // of the keys, and of queries and hidden where there are any
   ScoreSource source;  // where scores come from
-  bool has_cls;        // token 0 is CLS: its attention scores the others, and it is kept
+  bool has_cls;        // token 0 is CLS: its attention scores the others
   bool has_lse;        // the log-sum-exp of each query's logits is given
   bool has_hidden;     // output rows are made of hidden; otherwise there is a decision alone
   bool packed;         // images lie along one axis of tokens; S, k and m are the most that any of them has
@@ -27,6 +27,9 @@ struct ZipProblem {
 
   bool operator==(const ZipProblem&) const = default;
 };
+
+// 1 where CLS takes no row: neither kept nor one of the remaining tokens.
+VISIONZIP_HOST_DEVICE inline int32_t rowless_tokens(const ZipProblem& p) { return p.has_cls && !p.keep_cls ? 1 : 0; }
 
 // CLS's queries are multiplied with the keys, and their softmax taken, inside the fused kernel.
 VISIONZIP_HOST_DEVICE inline bool scores_in_kernel(const ZipProblem& p) {

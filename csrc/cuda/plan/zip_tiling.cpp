@@ -40,12 +40,17 @@ int32_t lay_out_decision(const ZipProblem& p, const ZipTiling& tiling, SharedLay
   const bool from_queries = scores_in_kernel(p), sums_rows = !from_queries && attention_rows(p) > 1;
   BumpAllocator decision(at.overlay);
   at.metric = decision.take(4 * own * tiling.Dp);
-  BumpAllocator scoring = decision, targets = decision;
+  BumpAllocator scoring = decision, targets = decision, taking = decision;
   at.head_stats = scoring.take(from_queries ? 8 * H : 0);
   at.query = scoring.take(from_queries ? 4 * H * round_up(p.D, 8) : 0);
   at.logits = scoring.take(from_queries ? 4 * own * heads_pitch(p.H) : sums_rows ? 4 * own * p.attn_heads : 0);
   at.target_metric = targets.take(int64_t{4} * std::min(p.m, kTargetTile) * tiling.Dp);
-  return std::max(scoring.end(), targets.end());
+  const int64_t distinct = p.policy == SelectionPolicy::kDistinct ? 1 : 0;
+  at.lengths = taking.take(distinct * 4 * own);
+  at.resemblance = taking.take(distinct * 4 * own);
+  at.unit = taking.take(distinct * 4 * tiling.Dp);
+  at.of_warps = taking.take(distinct * 8 * (kZipThreads / 32));
+  return std::max({scoring.end(), targets.end(), taking.end()});
 }
 
 // What is needed then: from the overlay on, too; returns where it ends.
@@ -68,9 +73,10 @@ SharedLayout lay_out(const ZipProblem& p, const ZipTiling& tiling) {
   at.scores = always.take(4 * S);
   at.merged_into = always.take(2 * S);
   at.softmax_stats = always.take(scores_in_kernel(p) && !p.has_lse ? 8 * most_chunks(p) * heads_pitch(p.H) : 0);
-  at.kept_bitmap = always.take(4 * words);
+  at.selected_bitmap = always.take(4 * words);
+  at.offers = always.take(p.policy == SelectionPolicy::kDistinct ? 2 * 16 * int64_t{tiling.team_blocks} : 0);
   at.replicated_end = always.end();
-  at.kept_before = always.take(4 * words);
+  at.selected_before = always.take(4 * words);
   at.kept = always.take(int64_t{2} * p.k);
   at.targets = always.take(int64_t{2} * p.m);
   at.digit_counts = always.take(4 * kDigitRounds * 32);

@@ -40,16 +40,17 @@ VISIONZIP_HOST_DEVICE inline constexpr int heads_pitch(int H) { return H | 1; }
 // decides, and then what merges.
 struct SharedLayout {
   // Replicated: after an exchange every block of the team holds all tokens' values.
-  int32_t scores;         // uint32 (S), in the order of `ordered`
-  int32_t merged_into;    // uint16 (S): the target that a token joins, or kNone
-  int32_t softmax_stats;  // float2 (chunks, heads_pitch): maximum and sum of a chunk
-  int32_t kept_bitmap;    // uint32 (words): a bit a token
+  int32_t scores;           // uint32 (S), in the order of `ordered`
+  int32_t merged_into;      // uint16 (S): the target that a token joins, or kNone
+  int32_t softmax_stats;    // float2 (chunks, heads_pitch): maximum and sum of a chunk
+  int32_t selected_bitmap;  // uint32 (words): a bit a token, of those that do not remain
+  int32_t offers;           // uint4 (2, team_blocks): of the policy "distinct", what each block would take next
   int32_t replicated_end;
   // The block's own, always valid.
-  int32_t kept_before;   // uint32 (words): kept tokens before each word of kept_bitmap
-  int32_t kept;          // uint16 (k): the token of each kept row
-  int32_t targets;       // uint16 (m)
-  int32_t digit_counts;  // int32 (kDigitRounds, 32): scores with each digit
+  int32_t selected_before;  // uint32 (words): selected tokens before each word of selected_bitmap
+  int32_t kept;             // uint16 (k): the token of each kept row
+  int32_t targets;          // uint16 (m)
+  int32_t digit_counts;     // int32 (kDigitRounds, 32): scores with each digit
   int32_t overlay;
   // Until the assignments are shared.
   int32_t metric;         // float (own tokens, Dp)
@@ -57,6 +58,11 @@ struct SharedLayout {
   int32_t query;          // float (H, Dq)
   int32_t logits;         // float (own tokens, heads_pitch); of given attention sums, (heads, own tokens)
   int32_t target_metric;  // float (kTargetTile, Dp), unit vectors; over the three before
+  // Of the policy "distinct", over those as well.
+  int32_t lengths;      // float (own tokens): of metrics; infinite where they have no direction
+  int32_t resemblance;  // float (own tokens): similarity to the nearest of the tokens taken so far; 0 to 1
+  int32_t unit;         // float (Dp): the last of them, as a unit vector
+  int32_t of_warps;     // uint64 (warps): what each would take next
   // After that.
   int32_t token_list;         // uint16 (R - m): tokens by target, ascending
   int32_t first_of_target;    // int32 (m + 1)

@@ -65,10 +65,10 @@ class Images {
   Sequence* sequences() const { return static_cast<Sequence*>(places_.mutable_data_ptr()); }
   int32_t* order() const { return reinterpret_cast<int32_t*>(sequences() + count()); }
 
-  // longest: a bound that the GPU holds every image to.
-  void place(int64_t longest, const Tensor* row_starts, int32_t device) const {
+  // longest: a bound that the GPU holds every image to.  rowless: tokens of each that take no row, 0 or 1.
+  void place(int64_t longest, int32_t rowless, const Tensor* row_starts, int32_t device) const {
     const Packing packing{starts_.const_data_ptr<int32_t>(), static_cast<int32_t>(count()),
-                          static_cast<int32_t>(tokens_), static_cast<int32_t>(longest)};
+                          static_cast<int32_t>(tokens_), static_cast<int32_t>(longest), rowless};
     const PlacedSequences placed{sequences(), order(), row_starts ? row_starts->mutable_data_ptr<int32_t>() : nullptr};
     check_launch(op_, launch_place(packing, k_, m_, placed, current_stream(device)), device);
   }
@@ -168,7 +168,7 @@ ZipCall bounded(ZipCall zip, const PackedCall& call) {
 
 // zip: bounded.
 void place_and_launch(const PackedCall& call, const ZipCall& zip, const ZipPlan& plan, int32_t device) {
-  call.images.place(zip.problem.S, &call.row_starts, device);
+  call.images.place(zip.problem.S, rowless_tokens(zip.problem), &call.row_starts, device);
   if (call.images.tokens() > 0) launch_call(zip, plan, device);
 }
 
@@ -240,7 +240,7 @@ Tensor place_and_merge(const char* op, const Tensor& x, const Tensor& assignment
   const int32_t device = device_of(x);
   const DeviceGuard guard(device);
   const Images images(op, cu_seqlens, assignment.size(0), k, m);
-  images.place(images.tokens(), nullptr, device);
+  images.place(images.tokens(), 0, nullptr, device);
   return merge_placed(op, x, assignment, images, mode, backward);
 }
 

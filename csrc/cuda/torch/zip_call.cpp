@@ -72,10 +72,6 @@ ZipCall with_hidden(ZipCall call, const Tensor& hidden, const Tensor& tokens, Me
 }
 
 ZipPlan plan_call(const ZipCall& call, int32_t device) {
-  if (call.problem.policy != SelectionPolicy::kAttention || !call.problem.keep_cls) {
-    throw std::runtime_error("visionzip::" + std::string(call.op) +
-                             ": policy is \"distinct\" or keep_cls is false; expected neither on a CUDA device");
-  }
   ZipPlan plan = plan_zip(call.problem, current_gpu(call.op, device), forced_by_environment());
   if (plan.path == Path::kNone) throw std::runtime_error("visionzip::" + std::string(call.op) + ": " + plan.why);
   return plan;

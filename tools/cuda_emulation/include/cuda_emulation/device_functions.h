@@ -101,6 +101,10 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value, EMULATION_SITE)
   return cuda_emulation::reduce(mask, value, [](unsigned a, unsigned b) { return a + b; }, site);
 }
 
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value, EMULATION_SITE) {
+  return cuda_emulation::reduce(mask, value, [](unsigned a, unsigned b) { return a > b ? a : b; }, site);
+}
+
 inline int __reduce_min_sync(unsigned mask, int value, EMULATION_SITE) {
   const auto smaller = [](unsigned a, unsigned b) { return static_cast<int>(a) < static_cast<int>(b) ? a : b; };
   return static_cast<int>(cuda_emulation::reduce(mask, static_cast<unsigned>(value), smaller, site));
