@@ -17,7 +17,7 @@ __device__ __forceinline__ float4 divide(float4 x, float by) {
 // The product of two vectors of Dp channels, for all of their lanes.
 __device__ __forceinline__ float multiply(const float* a, const float* b, int Dp, int sub) {
   float sum = 0;
-#pragma unroll 2
+#pragma unroll 1  // the fused kernel has no registers for more loads
   for (int d = sub * 4; d < Dp; d += 4 * kTokenLanes) {
     sum = add_products(*reinterpret_cast<const float4*>(a + d), *reinterpret_cast<const float4*>(b + d), sum);
   }
