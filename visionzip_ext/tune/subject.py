@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from visionzip_ext.integrations.transformers import compress, supported_models
+from visionzip_ext.integrations.transformers import compress, mark_tuned, supported_models
 from visionzip_ext.integrations.transformers.registry import adapter_for
 from visionzip_ext.integrations.transformers.settings import CONFIG_KEY
 from visionzip_ext.tune.errors import TuneError
@@ -107,8 +107,8 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> Non
 
     That file's names are those of the base model's parameters, its metadata the setting of `compress`.
     """
-    if (setting := getattr(model.config, CONFIG_KEY, None)) is not None:
-        model.config.visionzip_tuned = dict(setting)
+    if getattr(model.config, CONFIG_KEY, None) is not None:
+        mark_tuned(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     base_model = adapter_for(model).base_model_of(model)
