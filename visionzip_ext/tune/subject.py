@@ -107,7 +107,8 @@ def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> Non
 
     That file's names are those of the base model's parameters, its metadata the setting of `compress`.
     """
-    if getattr(model.config, CONFIG_KEY, None) is not None:
+    setting = getattr(model.config, CONFIG_KEY, None)
+    if setting is not None:
         mark_tuned(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -17,7 +17,6 @@ class Idefics3Adapter(GroupedAdapter):
     language_model = "text_model"
     projector = "connector.modality_projection"
     projectors = ("connector",)
-    language_model = "text_model"
     processor_class = "Idefics3Processor"
     tokens_attribute = "image_seq_len"
 
