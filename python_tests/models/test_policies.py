@@ -82,9 +82,8 @@ def test_every_family_asks_the_operator_for_the_policy(family, m, monkeypatch):
 
 @counting_families
 def test_both_sides_count_the_same(family):
-    """Nothing is merged unless that is asked for."""
     model, processor = family.model(), family.processor()
-    compress(model, processor, dominant=K, policy="distinct")
+    compress(model, processor, dominant=K, contextual=0, policy="distinct")
     inputs = asked(family, processor)
     assert tokens_of(inputs) == [K * tiles(family, 0), K * tiles(family, 1)]
     untouched = family.model()
@@ -150,7 +149,7 @@ def test_what_is_dropped_of_a_llava_is_as_if_it_were_masked():
     """Without CLS, with kept positions, and with distinct tokens: the unmodified model on the full prompt."""
     model, processor = LLAVA.model(), LLAVA.processor()
     full = asked(LLAVA, processor)
-    compress(model, processor, dominant=K, policy="distinct", keep_cls=False, positions="kept")
+    compress(model, processor, dominant=K, contextual=0, policy="distinct", keep_cls=False, positions="kept")
     inputs = asked(LLAVA, processor)
     with torch.no_grad():
         logits = model(**inputs).logits[inputs["attention_mask"].bool()]
@@ -165,13 +164,13 @@ def test_defaults_are_64_tokens():
     config = LLAVA.config()
     config.vision_config.image_size = 140
     model = tiny.llava(config)
-    for policy, expected in (("attention", (54, 10)), ("distinct", (64, 0))):
+    for policy in ("attention", "distinct"):
         setting = compress(model, policy=policy).config.visionzip
-        assert (setting["dominant"], setting["contextual"]) == expected
+        assert (setting["dominant"], setting["contextual"]) == (54, 10)
 
 
 def test_saved_in_the_config_and_applied_again(model, tmp_path):
-    compress(model, dominant=K, policy="distinct", keep_cls=False)
+    compress(model, dominant=K, contextual=0, policy="distinct", keep_cls=False)
     expected = features(model, tiny.pixels(1))
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
@@ -186,13 +185,13 @@ def test_saved_in_the_config_and_applied_again(model, tmp_path):
 def test_tuned_with_another_policy(model):
     mark_tuned(compress(model, dominant=K, contextual=0))
     with pytest.warns(RuntimeWarning, match=r"tuned with policy='attention', keep_cls=True .*policy='distinct', keep_"):
-        compress(model, dominant=K, policy="distinct", keep_cls=False)
+        compress(model, dominant=K, contextual=0, policy="distinct", keep_cls=False)
 
 
 @qwen.families
 @pytest.mark.parametrize(
     ("options", "contextual"),
-    [({"dominant": K}, 0), ({"dominant": K, "contextual": M}, M), ({"keep": 0.5}, 0)],
+    [({"dominant": K, "contextual": 0}, 0), ({"dominant": K, "contextual": M}, M), ({"keep": 0.5}, 1)],
     ids=str,
 )
 def test_qwen(family, options, contextual):
@@ -207,7 +206,7 @@ def test_qwen(family, options, contextual):
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()
     if "dominant" in options:
-        compress(model, **({"contextual": 0} | options), policy="attention")
+        compress(model, **options, policy="attention")
         qwen.features(model, inputs)
         assert not torch.equal(last_zip(model).indices, expected), "the policy makes no difference"
 
@@ -244,7 +243,7 @@ def test_a_share_of_distinct_tokens_without_cls():
     assert tokens_of(asked(LLAVA, processor)) == [PATCHES // 2] * 2
     features(model, tiny.pixels(1))
     decision = last_zip(model)
-    assert (decision.dominant, decision.contextual, decision.keep_cls) == (PATCHES // 2, 0, False)
+    assert (decision.dominant, decision.contextual, decision.keep_cls) == (PATCHES // 2 - 1, 1, False)
     compress(model, processor, keep=1.0, keep_cls=False)
     assert tokens_of(asked(LLAVA, processor)) == [PATCHES] * 2
 

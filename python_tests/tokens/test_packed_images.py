@@ -20,8 +20,8 @@ from visionzip_ext.tokens.packed_images import PackedImages, row_tokens
         (Share(0.1, min_tokens=64), 16, (13, 3)),
         (Share(0.5, max_tokens=64), 1024, (54, 10)),
         (Share(1.0), 64, (54, 10)),
-        (Share(0.1, policy="distinct"), 1024, (102, 0)),
-        (Share(0.1, min_tokens=64, policy="distinct"), 100, (64, 0)),
+        (Share(0.1, policy="distinct"), 1024, (86, 16)),
+        (Share(0.1, min_tokens=64, policy="distinct"), 100, (54, 10)),
     ],
 )
 def test_a_share_of_an_images_tokens(share, tokens, expected):

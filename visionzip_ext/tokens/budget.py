@@ -155,8 +155,7 @@ class Budget:
 class Share:
     """A share of the tokens of each image, tile of a large image, or frame of a video.
 
-    Of the tokens that a tile may have, 10 in 64 are contextual, the paper's 54 + 10 (section 4); with the policy
-    "distinct" none.
+    Of the tokens that a tile may have, 10 in 64 are contextual, the paper's 54 + 10 (section 4).
 
     Attributes:
         keep: the share, above 0 and at most 1; rounded to the nearest token.
@@ -211,8 +210,7 @@ class Share:
         tokens = max(k + m, self.min_tokens)
         if self.max_tokens is not None:
             tokens = min(tokens, self.max_tokens)
-        merged = 0.0 if self.policy == "distinct" else 10 / 64
-        (k,), (m,) = allocate_budgets([min(tokens, tile_tokens)], ratio=1.0, contextual_share=merged)
+        (k,), (m,) = allocate_budgets([min(tokens, tile_tokens)], ratio=1.0)
         return [TileBudget(k, m)] * tiles
 
     def as_budget(self, tile_tokens: int) -> Budget:

@@ -61,13 +61,11 @@ def compress(
             that `input_ids` has as many as there are visual tokens. Models with different settings need one each; where
             another model loses its own, a RuntimeWarning tells.
         dominant: tokens kept as they are, at least 1; the CLS token, where the tower has one, is among them. By
-            default 54; with the policy "distinct" 64.
-        contextual: tokens that all others are merged into, at least 0. By default 10; with the policy "distinct", which
-            is better without, 0.
+            default 54.
+        contextual: tokens that all others are merged into, at least 0. By default 10.
         keep: instead of the two: the share of tokens that is left of each image, tile of a large image, or frame (of
             Qwen-VL: temporal patch) of a video, above 0 and at most 1. Of what is left, 10 in 64 are contextual, as in
-            the paper's 54 + 10; with the policy "distinct" none. CLS, where the tower has one that takes a row, counts
-            on both sides.
+            the paper's 54 + 10. CLS, where the tower has one that takes a row, counts on both sides.
         min_tokens: with `keep`: what is left of an image or tile at least, as far as it has so many. By default 1.
         max_tokens: with `keep`: what is left of an image or tile at most. By default there is no bound.
         merge: "residual" as in the released implementation, or "mean" as in the paper's words; see `visionzip_ext.zip`.

@@ -70,7 +70,7 @@ class VisionZipEncoder(nn.Module):
             layer: which hidden state to zip (-1: the last layer's); of several the features are concatenated, and the
                 deepest decides. Default: the wrapped tower's `select_layer`, otherwise -2, as in LLaVA.
             merge: "residual" or "mean", see `visionzip_ext.zip`.
-            policy: "attention" or "distinct", which is best with contextual=0; see `visionzip_ext.zip`.
+            policy: "attention" or "distinct", see `visionzip_ext.zip`.
             keep_cls: False: CLS scores the patches and takes no row: dominant patches are kept. Of encoders with CLS.
             early_exit: leave out the layers after that one.
 

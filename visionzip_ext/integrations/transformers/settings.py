@@ -101,7 +101,7 @@ def asked_budget(
     policy: str = "attention",
     keep_cls: bool = True,
 ) -> Budget | Share:
-    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10, or 64 distinct ones.
+    """The budget that these arguments of `compress` ask for; without any, the paper's 54 + 10.
 
     Raises:
         TypeError: a share and fixed numbers at once, or bounds without a share; and as `Budget` and `Share`.
@@ -111,10 +111,7 @@ def asked_budget(
         for name, bound in (("min_tokens", min_tokens), ("max_tokens", max_tokens)):
             if bound is not None:
                 raise TypeError(f"{name}={bound!r} bounds the tokens that a share keeps; give keep= as well")
-        if contextual is None:
-            contextual = 0 if policy == "distinct" else 10
-        if dominant is None:
-            dominant = 64 if policy == "distinct" else 54
+        dominant, contextual = 54 if dominant is None else dominant, 10 if contextual is None else contextual
         return Budget(dominant, contextual, merge, budget_per, policy, keep_cls)
     for name, number in (("dominant", dominant), ("contextual", contextual)):
         if number is not None:
