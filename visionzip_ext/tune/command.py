@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", type=Path, metavar="FILE", help="conversations whose answers are checked before and after")
     add("--dominant", type=int, metavar="K", help="tokens kept (default: 54)")
     add("--contextual", type=int, metavar="M", help="tokens merged into (default: 10)")
-    add("--keep", type=float, metavar="SHARE", help="of each image's tokens, for models that take images of any size")
+    add("--keep", type=float, metavar="SHARE", help="of the tokens of each image, tile or frame, instead")
     add("--merge", metavar="NAME", help="residual (default) or mean")
     add("--budget-per", metavar="NAME", help="tile (default) or image")
     add("--layout", metavar="NAME", help="released (default) or native")
